@@ -1,0 +1,1 @@
+"""From run folders to a verdict: results, statistics, claims, audit, tables, figures and page."""

@@ -1,0 +1,293 @@
+"""Who is compared with whom, on our runs (paired by seed) and on the paper's tables (Welch).
+
+Both sources answer the same questions, so that a claim is judged twice by the same code. Values
+are in [0, 1].
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dmf.analysis import statistics
+from dmf.analysis.dynamics import QUANTITIES, quantity
+from dmf.analysis.results import METRICS, factors, paper_dataset, values
+from dmf.analysis.statistics import Comparison
+from dmf.analysis.tables import PAPER_RUNS, published_table
+from dmf.study import ReportParameters, paper_configurations
+
+Pair = tuple[str, str]
+Array = NDArray[np.float64]
+Statistic = Callable[[Sequence[Array]], float]
+
+FAMILIES = {
+    "dmf_over_fixed": "adaptive weights against fixed weights without auxiliary",
+    "control_over_fixed": "controls against fixed weights without auxiliary",
+    "weighting_same_auxiliary": "adaptive weights against fixed weights with the same auxiliary",
+    "auxiliary_same_weighting": "with an auxiliary against without, same weighting",
+}
+
+
+class Source(Protocol):
+    """Where means and differences come from."""
+
+    kind: str
+    planned: list[str]
+    test_to_train: float
+
+    def means(self, metric: str) -> "pd.Series[float]":
+        """Return the mean of every configuration that has one."""
+
+    def contrast(
+        self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float
+    ) -> Comparison | None:
+        """Compare a weighted sum of configurations with ``limit``; None if a member is absent."""
+
+
+class Seeds:
+    """The runs of one data set of a study; differences are paired by seed."""
+
+    kind = "ours"
+
+    def __init__(
+        self,
+        results: pd.DataFrame,
+        histories: pd.DataFrame,
+        parameters: ReportParameters,
+        dataset: str,
+    ) -> None:
+        """``results`` and ``histories`` may hold other data sets; unfinished runs are ignored."""
+        self._results = results
+        complete = results[(results["dataset"] == dataset) & (results["status"] == "complete")]
+        self._histories = (
+            histories.merge(
+                complete[["dataset", "configuration", "seed"]].drop_duplicates(),
+                on=["dataset", "configuration", "seed"],
+            )
+            if len(histories)
+            else histories
+        )
+        self._dataset = dataset
+        self._tables: dict[str, pd.DataFrame] = {}
+        names = parameters.grid.configurations
+        self.planned = ["fixed" if name == "none-fixed" else name for name in names]
+        split = parameters.split
+        self.test_to_train = split.test / split.train if split.per_seed else 0.0
+
+    def runs(self, metric: str) -> pd.DataFrame:
+        """Return seeds (rows) by configurations (columns) of a metric or a training quantity."""
+        if metric not in self._tables:
+            if metric in QUANTITIES:
+                table = quantity(self._histories, self._dataset, metric)
+            else:
+                table = values(self._results, self._dataset, metric)
+            self._tables[metric] = table.rename(columns={"none-fixed": "fixed"})
+        return self._tables[metric]
+
+    def means(self, metric: str) -> "pd.Series[float]":
+        return self.runs(metric).mean()
+
+    def differences(self, weights: Mapping[str, float], metric: str) -> Array:
+        """Return the weighted sum for every seed that has all members; empty if there is none."""
+        runs = self.runs(metric)
+        if not set(weights) <= set(runs.columns):
+            return np.empty(0)
+        complete = runs[list(weights)].dropna().to_numpy(dtype=np.float64)
+        return np.asarray(complete @ np.array(list(weights.values())))
+
+    def contrast(
+        self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float
+    ) -> Comparison | None:
+        differences = self.differences(weights, metric)
+        if not differences.size:
+            return None
+        return statistics.paired(
+            differences - limit, confidence=confidence, test_to_train=self.test_to_train
+        )
+
+
+class Published:
+    """One of the paper's tables; its means are compared as if independent, by Welch's t."""
+
+    kind = "paper"
+    test_to_train = 0.0
+
+    def __init__(self, dataset: str) -> None:
+        self._table = published_table(dataset) / 100
+        self.planned = list(self._table.index)
+
+    def means(self, metric: str) -> "pd.Series[float]":
+        if metric not in METRICS:
+            return pd.Series(dtype=float)
+        return self._table[(metric, "mean")]
+
+    def contrast(
+        self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float
+    ) -> Comparison | None:
+        names = list(weights)
+        if metric not in METRICS or not set(names) <= set(self._table.index):
+            return None
+        return statistics.welch(
+            self._table.loc[names, (metric, "mean")],
+            self._table.loc[names, (metric, "std")],
+            PAPER_RUNS,
+            list(weights.values()),
+            limit=limit,
+            confidence=confidence,
+        )
+
+
+def average(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return the weights of the mean difference candidate - reference over ``pairs``."""
+    weights: dict[str, float] = {}
+    for candidate, reference in pairs:
+        weights[candidate] = weights.get(candidate, 0.0) + 1 / len(pairs)
+        weights[reference] = weights.get(reference, 0.0) - 1 / len(pairs)
+    return weights
+
+
+def families(configurations: Iterable[str]) -> dict[str, list[Pair]]:
+    """Return the planned pairs (candidate, reference) among ``configurations``, by family."""
+    present = ["fixed" if name == "none-fixed" else name for name in configurations]
+    split = {name: factors(name) for name in present}
+    adaptive = [name for name in paper_configurations() if name in present and name != "fixed"]
+    pairs: dict[str, list[Pair]] = {family: [] for family in FAMILIES}
+    if "fixed" in present:
+        pairs["dmf_over_fixed"] = [(name, "fixed") for name in adaptive]
+        pairs["control_over_fixed"] = [
+            (name, "fixed") for name in present if name not in adaptive and name != "fixed"
+        ]
+    for name in adaptive:
+        auxiliary, weighting = split[name]
+        if auxiliary != "none" and f"{auxiliary}-fixed" in present:
+            pairs["weighting_same_auxiliary"].append((name, f"{auxiliary}-fixed"))
+        if auxiliary != "none" and f"none-{weighting}" in present:
+            pairs["auxiliary_same_weighting"].append((name, f"none-{weighting}"))
+    return pairs
+
+
+def compare(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str, metric: str = "dice"
+) -> pd.DataFrame:
+    """Return every planned comparison of ``dataset`` on one test metric (last epoch).
+
+    One row per pair: dataset, metric, family, configuration, reference, the fields of
+    :class:`~dmf.analysis.statistics.Comparison`, p_adjusted (Holm within the family), wins, losses,
+    wilcoxon_p, outcome ("supported" stands for: configuration above reference), seeds_needed, and
+    on the paper's data sets paper_difference and excludes_paper (whether our interval does).
+    A pair without common finished seeds has n 0 and the outcome "not run".
+    """
+    report = parameters.report
+    source = Seeds(results, pd.DataFrame(), parameters, dataset)
+    known = paper_dataset(parameters, dataset)
+    paper = Published(known) if known and metric in METRICS else None
+    rows: list[dict[str, Any]] = []
+    for family, pairs in families(parameters.grid.configurations).items():
+        found = [
+            source.contrast(average([pair]), metric, limit=0, confidence=report.confidence)
+            for pair in pairs
+        ]
+        adjusted = statistics.holm([one.p if one else np.nan for one in found])
+        for pair, comparison, p in zip(pairs, found, adjusted, strict=True):
+            row: dict[str, Any] = {"dataset": dataset, "metric": metric, "family": family}
+            row |= {"configuration": pair[0], "reference": pair[1]}
+            if comparison is None:
+                rows.append(row | {"n": 0, "outcome": "not run"})
+                continue
+            differences = source.differences(average([pair]), metric)
+            row |= asdict(comparison)
+            row |= {
+                "p_adjusted": p,
+                "wins": int((differences > 0).sum()),
+                "losses": int((differences < 0).sum()),
+                "wilcoxon_p": statistics.wilcoxon(differences),
+                "outcome": statistics.above(
+                    comparison, p, margin=report.margin, confidence=report.confidence
+                ),
+            }
+            if row["outcome"] == "inconclusive":
+                row["seeds_needed"] = statistics.seeds_to_decide(
+                    comparison,
+                    margin=report.margin,
+                    confidence=report.confidence,
+                    comparisons=len(pairs),
+                    test_to_train=source.test_to_train,
+                )
+            theirs = paper.means(metric) if paper else pd.Series(dtype=float)
+            if set(pair) <= set(theirs.index):
+                row["paper_difference"] = theirs[pair[0]] - theirs[pair[1]]
+                row["excludes_paper"] = excludes(comparison, row["paper_difference"])
+            rows.append(row)
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    return frame.astype(dict.fromkeys(["n", "wins", "losses", "seeds_needed"], "Int64"))
+
+
+def excludes(comparison: Comparison, value: float) -> bool:
+    """Say whether the interval exists and does not contain ``value``."""
+    return bool(value < comparison.low or value > comparison.high)
+
+
+def across_datasets(
+    results: pd.DataFrame, parameters: ReportParameters, metric: str = "dice"
+) -> pd.DataFrame:
+    """Return each configuration's interquartile mean over all data sets, and against fixed weights.
+
+    Columns: configuration, datasets, runs, iqm, iqm_low, iqm_high, and against fixed weights the
+    interquartile mean of the paired differences (gain…) and the probability of improvement
+    (improvement…), each with its stratified bootstrap interval. The paper's data sets are never
+    pooled with others. Configurations that lack a data set are left out; with fewer than two data
+    sets the table is empty.
+    """
+    report, datasets = parameters.report, parameters.grid.datasets
+    if any(paper_dataset(parameters, name) for name in datasets):
+        datasets = [name for name in datasets if paper_dataset(parameters, name)]
+    columns = [
+        *("configuration", "datasets", "runs", "iqm", "iqm_low", "iqm_high"),
+        *("gain", "gain_low", "gain_high"),
+        *("improvement", "improvement_low", "improvement_high"),
+    ]
+    if len(datasets) < 2:
+        return pd.DataFrame(columns=columns)
+    tables = [Seeds(results, pd.DataFrame(), parameters, name).runs(metric) for name in datasets]
+    common = [name for name in tables[0] if all(name in table for table in tables)]
+
+    def gain(strata: Sequence[Array]) -> float:
+        return statistics.interquartile_mean([x[:, 0] - x[:, 1] for x in strata])
+
+    def improvement(strata: Sequence[Array]) -> float:
+        return statistics.probability_of_improvement(
+            [x[:, 0] for x in strata], [x[:, 1] for x in strata]
+        )
+
+    rows: list[dict[str, Any]] = []
+    for name in common:
+        scores: list[Array] = [table[name].dropna().to_numpy() for table in tables]
+        row = {"configuration": name, "datasets": len(datasets), "runs": sum(map(len, scores))}
+        wanted: list[tuple[str, Statistic, list[Array]]] = []
+        wanted.append(("iqm", statistics.interquartile_mean, scores))
+        if name != "fixed" and "fixed" in common:
+            both: list[Array] = [table[[name, "fixed"]].dropna().to_numpy() for table in tables]
+            if all(map(len, both)):
+                wanted += [("gain", gain, both), ("improvement", improvement, both)]
+        for label, statistic, strata in wanted:
+            low, high = statistics.stratified_bootstrap(
+                statistic,
+                strata,
+                resamples=report.bootstrap,
+                confidence=report.confidence,
+                generator=np.random.default_rng(0),
+            )
+            row |= {label: statistic(strata), f"{label}_low": low, f"{label}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+_COLUMNS = [
+    *("dataset", "metric", "family", "configuration", "reference"),
+    *("n", "difference", "std", "standard_error", "degrees", "low", "high", "p", "p_adjusted"),
+    *("effect", "wins", "losses", "wilcoxon_p", "outcome", "seeds_needed"),
+    *("paper_difference", "excludes_paper"),
+]

@@ -1,0 +1,344 @@
+"""The paper's figures: qualitative rows (1-3), weights (4) and losses (5) over the epochs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from dmf.analysis.figures_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LOSS_COLOURS,
+    LOSS_DASHES,
+    LOSS_LABELS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Drawing,
+    Material,
+    NothingToDraw,
+    count,
+    empty_panel,
+    head,
+    weighting_label,
+)
+from dmf.analysis.results import factors
+from dmf.analysis.tables import AUXILIARY_LABELS
+from dmf.data.arrays import Arrays, read_arrays
+from dmf.errors import DmfError
+from dmf.study import AUXILIARIES, PAPER_WEIGHTINGS, run_folder, split_file
+
+Image = NDArray[np.uint8]
+
+PAPER_COLUMNS = ("tversky", "focal", "cb_dice")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model of one column of a qualitative figure; without ``file``, ``absent`` says why."""
+
+    heading: str
+    configuration: str = ""
+    file: Path | None = None
+    absent: str = ""
+
+
+def draw_qualitative(material: Material) -> Drawing:
+    """Draw Figures 1-3: images, ground truth and predictions (columns a-h), one sample per row.
+
+    All models are of ``report.qualitative_seed`` and all samples are of that seed's test subset.
+    Each auxiliary is represented by the weighting with the highest validation CB-Dice, at the
+    epoch where it was reached. Samples are spread evenly over the sorted lesion sizes, so nobody
+    picked them. Raises NothingToDraw without arrays or models, DmfError for an unknown seed.
+    """
+    seed = material.parameters.report.qualitative_seed
+    if seed >= material.parameters.grid.seeds:
+        raise DmfError(
+            f"report.qualitative_seed = {seed}, but the study has the seeds 0 to "
+            f"{material.parameters.grid.seeds - 1}. Choose one of them."
+        )
+    path = Path("data/filtered") / f"{material.dataset}.json"
+    split = split_file(material.dataset, seed)
+    models = _models(material, seed)
+    for needed in (path, split):
+        if not needed.exists():
+            raise NothingToDraw(f"{needed} is not here")
+    if not any(model.file for model in models):
+        raise NothingToDraw(f"no model of seed {seed} is here")
+    arrays = read_arrays(path)
+    rows = _samples(arrays, split, material.parameters.report.samples)
+    columns = [arrays.originals[rows], arrays.filtered[rows], arrays.masks[rows]]
+    headings = ["original", "filtered", "ground truth"]
+
+    height = 0.75 + len(rows) * (WIDTH / 8 + 0.14)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    panels = figure.subplots(len(rows), 3 + len(models), squeeze=False)
+    colours = ListedColormap(["black", "white", SKY, ORANGE, PURPLE, GREEN, BLUE][: arrays.classes])
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    for column, images in enumerate(columns):
+        for row, image in enumerate(images):
+            if column < 2:
+                panels[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+            else:
+                _show_mask(panels[row, column], image, arrays.classes, colours)
+    for column, model in enumerate(models, start=3):
+        headings.append(model.heading)
+        if model.file is None:
+            for axes in panels[:, column]:
+                empty_panel(axes, model.absent)
+                axes.set_box_aspect(1)
+            continue
+        predicted = _predict(model.file, arrays.filtered[rows])
+        for row, image in enumerate(predicted):
+            axes, truth = panels[row, column], arrays.masks[rows[row]]
+            _show_mask(axes, image, arrays.classes, colours)
+            axes.contour(truth > 0, levels=[0.5], colors=[VERMILION], linewidths=0.7)
+            axes.set_xlabel(f"{_foreground_dice(image, truth):.1f}", fontsize=6.5, labelpad=1.5)
+    for letter, heading, axes in zip("abcdefgh", headings, panels[0], strict=False):
+        axes.set_title(f"{letter}\n{heading}" + "\n" * (2 - len(heading.splitlines())), fontsize=7.5)
+    head(figure, material)
+    chosen = "; ".join(
+        f"({letter}) {' + '.join(model.heading.splitlines())}" + (f": {' '.join(model.absent.splitlines())}" * (not model.file))
+        for letter, model in zip("defgh", models, strict=True)
+    )
+    ids = ", ".join(arrays.ids[row] for row in rows)
+    caption = (
+        f"Each row is one test image of {material.label()}, seed {seed}; no model saw it in "
+        "training. (a) original, (b) bilaterally filtered image, (c) ground truth, predictions of "
+        f"{chosen}. Per auxiliary loss the weighting with the best validation CB-Dice is shown, at "
+        "the epoch where it was reached. Orange: outline of the ground truth; below each "
+        "prediction: its foreground Dice in percent. The samples are spread evenly over the sorted "
+        f"lesion sizes, from small (top) to large (bottom): {ids}."
+    )
+    alt = (
+        f"{len(rows)} rows of {material.label()} test images with ground truth and the masks "
+        "predicted with each auxiliary loss, without one, and with fixed weights."
+    )
+    return Drawing(figure, caption, alt)
+
+
+def draw_weights(material: Material) -> Drawing:
+    """Draw Figure 4: the weights of the base losses over the epochs, one row per weighting."""
+    figure, said = _draw_courses(
+        material, prefix="weight_", symbol="W", axis="weight", shared="row", level=True
+    )
+    caption = (
+        f"Weights of the base losses during training on {material.label()}; rows: weighting "
+        f"methods, columns: auxiliary losses. {said} The horizontal line marks equal weights. The "
+        "scale differs between rows, as in the paper. The paper leaves its columns unlabelled; we "
+        "take them to be Tversky, Focal and CB-Dice."
+    )
+    alt = (
+        "Grid of line plots: the weights of the base losses over the epochs for each weighting "
+        "method and auxiliary loss."
+    )
+    return Drawing(figure, caption, alt)
+
+
+def draw_losses(material: Material) -> Drawing:
+    """Draw Figure 5: the unweighted base losses over the epochs, one row per weighting."""
+    figure, said = _draw_courses(
+        material, prefix="loss_", symbol="L", axis="loss", shared="all", level=False
+    )
+    caption = (
+        f"Base losses (before weighting) on the training images of {material.label()}; rows: "
+        f"weighting methods, columns: auxiliary losses. {said}"
+    )
+    alt = (
+        "Grid of line plots: the base losses over the epochs for each weighting method and "
+        "auxiliary loss."
+    )
+    return Drawing(figure, caption, alt)
+
+
+def grid_of_courses(configurations: list[str]) -> tuple[list[str], list[str]]:
+    """Return the rows (weightings) and columns (auxiliaries) of Figures 4 and 5.
+
+    The paper's three by three where the study has them; what it adds follows, what it lacks
+    altogether is left out. Without any auxiliary the one column is ``none``. Empty if no
+    configuration adapts its weights.
+    """
+    pairs = [factors(name) for name in configurations]
+    pairs = [pair for pair in pairs if pair[1] not in ("fixed", "cross_entropy")]
+    weightings = dict.fromkeys(weighting for _, weighting in pairs)
+    rows = [name for name in PAPER_WEIGHTINGS if name in weightings]
+    rows += [name for name in weightings if name not in rows]
+    used = {auxiliary for auxiliary, _ in pairs}
+    columns = [name for name in PAPER_COLUMNS if name in used]
+    return rows, columns or [name for name in AUXILIARIES if name in used]
+
+
+def _draw_courses(
+    material: Material, *, prefix: str, symbol: str, axis: str, shared: str, level: bool
+) -> tuple[Figure, str]:
+    """Draw every ``prefix`` column of the histories; return the figure and what its lines are."""
+    rows, columns = grid_of_courses(material.parameters.grid.configurations)
+    names = [name for name in material.histories.columns if name.startswith(prefix)]
+    losses = [name.removeprefix(prefix) for name in names if name != prefix + "auxiliary"]
+    if not losses:
+        raise NothingToDraw("no run has a history")
+    size = (max(2.6 * len(columns), 4.2) if len(columns) < 3 else WIDTH, 0.8 + 1.6 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(
+        len(rows), len(columns), squeeze=False, sharex=True, sharey=shared  # type: ignore[arg-type]
+    )
+    labels = {
+        loss: f"{symbol}{number} {LOSS_LABELS[loss]}" for number, loss in enumerate(losses, start=1)
+    }
+    for row, weighting in enumerate(rows):
+        for column, auxiliary in enumerate(columns):
+            axes = panels[row, column]
+            if row == 0:
+                axes.set_title(AUXILIARY_LABELS[auxiliary])
+            if column == 0:
+                title = weighting_label(weighting)
+                axes.set_ylabel(f"{title[0].upper()}{title[1:]} weighting\n{axis}")
+            if row == len(rows) - 1:
+                axes.set_xlabel("epoch")
+            if level:
+                axes.axhline(1 / len(losses), color=GREY, linewidth=0.6, zorder=1)
+            _draw_course(axes, material, f"{auxiliary}-{weighting}", prefix, losses)
+            axes.set_xlim(min(1, material.parameters.epochs - 1), material.parameters.epochs)
+    handles = [
+        Line2D([], [], color=LOSS_COLOURS[loss], dashes=LOSS_DASHES[loss] or (None, None))
+        for loss in losses
+    ]
+    figure.legend(handles, list(labels.values()), loc="outside lower center", ncols=len(losses))
+    head(figure, material)
+    seeds = material.parameters.grid.seeds
+    said = ", ".join(labels.values()) + "."
+    if seeds > 1:
+        said += f" Lines are means over {count(seeds, 'seed')}, bands ± one standard deviation."
+    else:
+        said += " One seed."
+    return figure, said
+
+
+def _draw_course(
+    axes: Axes, material: Material, configuration: str, prefix: str, losses: list[str]
+) -> None:
+    """Draw one panel: a line per loss, over the completed runs of ``configuration``."""
+    status = material.status(configuration)
+    complete = status.index[status == "complete"]
+    history = material.histories
+    history = history[
+        (history["configuration"] == configuration) & history["seed"].isin(list(complete))
+    ]
+    if history.empty:
+        empty_panel(axes, material.why_empty(configuration))
+        return
+    long = history.melt(
+        ["epoch", "seed"], [prefix + loss for loss in losses], var_name="loss", value_name="y"
+    )
+    long["loss"] = long["loss"].str.removeprefix(prefix)
+    sns.lineplot(
+        long,
+        x="epoch",
+        y="y",
+        hue="loss",
+        style="loss",
+        hue_order=losses,
+        style_order=losses,
+        palette=LOSS_COLOURS,
+        dashes=LOSS_DASHES,
+        errorbar="sd",
+        err_kws={"alpha": 0.18, "linewidth": 0},
+        marker="o" if material.parameters.epochs == 1 else None,
+        legend=False,
+        ax=axes,
+    )
+    axes.set(xlabel=axes.get_xlabel(), ylabel=axes.get_ylabel())
+    if len(complete) < len(status):
+        axes.text(
+            0.98,
+            0.96,
+            f"{len(complete)} of {len(status)} runs",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=6.5,
+        )
+
+
+def _samples(arrays: Arrays, split: Path, wanted: int) -> list[int]:
+    """Return the indices of ``wanted`` test images, evenly spread over the sorted lesion sizes."""
+    table = pd.read_csv(split, dtype=str)
+    test = set(table.loc[table["subset"] == "test", "id"])
+    sizes = (arrays.masks > 0).sum(axis=(1, 2))
+    indices = [index for index, name in enumerate(arrays.ids) if name in test]
+    indices.sort(key=lambda index: (sizes[index], arrays.ids[index]))
+    wanted = min(wanted, len(indices))
+    return [indices[int((place + 0.5) * len(indices) / wanted)] for place in range(wanted)]
+
+
+def _models(material: Material, seed: int) -> list[_Model]:
+    """Return the models of columns d-h: per auxiliary the best weighting, then fixed weights."""
+    ours = material.configurations()
+    columns = []
+    for auxiliary in (*PAPER_COLUMNS, "none"):
+        names = [
+            name
+            for name in ours
+            if factors(name)[0] == auxiliary and factors(name)[1] in PAPER_WEIGHTINGS
+        ]
+        columns.append(_best_model(material, names, seed, AUXILIARY_LABELS[auxiliary]))
+    fixed = [name for name in ours if factors(name) == ("none", "fixed")]
+    return [*columns, _best_model(material, fixed, seed, "fixed weights")]
+
+
+def _best_model(material: Material, names: list[str], seed: int, heading: str) -> _Model:
+    if not names:
+        return _Model(heading, absent="not in\nthis study")
+    rows = material.results
+    rows = rows[
+        (rows["dataset"] == material.dataset)
+        & rows["configuration"].isin(names)
+        & (rows["seed"] == seed)
+    ]
+    scores = rows[
+        (rows["subset"] == "validation")
+        & (rows["epoch_choice"] == "best")
+        & (rows["metric"] == "cb_dice")
+    ].set_index("configuration")["value"]
+    if scores.empty:
+        diverged = (rows["status"] == "diverged").any()
+        return _Model(heading, absent="diverged" if diverged else "not run")
+    best = scores.reindex(names).idxmax()  # the first of equals, in the order of the tables
+    file = run_folder(material.dataset, best, seed) / "best.safetensors"
+    _, weighting = factors(best)
+    if weighting != "fixed":
+        heading += "\n" + weighting_label(weighting)
+    if not file.exists():
+        return _Model(heading, best, absent="model\nnot here")
+    return _Model(heading, best, file)
+
+
+def _predict(model_file: Path, images: Image) -> Image:
+    from dmf.training.inference import predict  # torch is slow to import, and only needed here
+
+    return predict(model_file, images)
+
+
+def _show_mask(axes: Axes, mask: Image, classes: int, colours: ListedColormap) -> None:
+    axes.imshow(mask, cmap=colours, vmin=0, vmax=classes - 1, interpolation="nearest")
+
+
+def _foreground_dice(predicted: Image, truth: Image) -> float:
+    """Return the Dice of everything that is not background, in percent; 100 if both are empty."""
+    both = int(np.sum((predicted > 0) & (truth > 0)))
+    either = int(np.sum(predicted > 0)) + int(np.sum(truth > 0))
+    return 200 * both / either if either else 100.0

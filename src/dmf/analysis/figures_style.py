@@ -1,0 +1,206 @@
+"""What all figures share: their material, colours, labels, and how they reach the disk."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dmf.analysis.results import factors, paper_dataset, reductions, values
+from dmf.analysis.tables import AUXILIARY_LABELS, DATASET_LABELS, WEIGHTING_LABELS
+from dmf.files import atomic_path
+from dmf.study import ReportParameters, paper_configurations
+
+WIDTH = 7.2  # inches: both columns of a journal page (183 mm)
+
+# Okabe and Ito's palette, distinguishable with every common colour blindness.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
+
+AUXILIARY_COLOURS = {"tversky": ORANGE, "focal": SKY, "cb_dice": PURPLE, "none": GREY}
+WEIGHTING_MARKERS = {
+    "variance": "o",
+    "mad": "s",
+    "bayesian": "^",
+    "fixed": "D",
+    "random": "X",
+    "softadapt": "v",
+    "cov": "P",
+    "cross_entropy": "*",
+}
+LOSS_LABELS = {"cross_entropy": "cross-entropy", "iou": "IoU", "dice": "Dice"}
+LOSS_COLOURS = {"cross_entropy": BLUE, "iou": VERMILION, "dice": GREEN}
+LOSS_DASHES: dict[str, Any] = {"cross_entropy": "", "iou": (4, 1.5), "dice": (1, 1)}
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+    "figure.dpi": 100,
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the figures of one dataset are drawn from."""
+
+    results: pd.DataFrame
+    """The whole of results.csv."""
+    histories: pd.DataFrame
+    """Every epoch of every run of the dataset, with columns configuration and seed."""
+    parameters: ReportParameters
+    dataset: str
+
+    @property
+    def kind(self) -> str:
+        """The source of the dataset: phantom, folder, or one of the paper's three."""
+        return self.parameters.kinds[self.dataset]
+
+    def label(self) -> str:
+        """Return the name of the dataset as people write it."""
+        return DATASET_LABELS.get(self.dataset, self.dataset)
+
+    def configurations(self) -> list[str]:
+        """Return the study's configurations, the paper's first and in its order."""
+        ours = self.parameters.grid.configurations
+        paper = [name for name in paper_configurations() if name in ours]
+        return paper + [name for name in ours if name not in paper]
+
+    def status(self, configuration: str) -> pd.Series:
+        """Return the status of each run of ``configuration``, indexed by seed."""
+        chosen = self.results["dataset"] == self.dataset
+        rows = self.results[chosen & (self.results["configuration"] == configuration)]
+        return rows.groupby("seed")["status"].first()
+
+    def scores(self, metric: str, subset: str = "test") -> pd.DataFrame:
+        """Return one metric of the last epoch in percent: seeds by configurations.
+
+        Configurations without a completed run are columns of NaN.
+        """
+        table = values(self.results, self.dataset, metric, subset=subset)
+        return 100 * table.reindex(columns=self.configurations())
+
+    def why_empty(self, configuration: str) -> str:
+        """Return why there is nothing to draw for ``configuration``."""
+        if configuration not in self.parameters.grid.configurations:
+            return "not in this study"
+        return "diverged" if (self.status(configuration) == "diverged").any() else "not run"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn figure and what is said about it."""
+
+    figure: Figure
+    caption: str
+    alt: str
+
+
+class NothingToDraw(Exception):  # noqa: N818 - not an error: the figure is left out, with a reason
+    """The material for a figure is not there; the text says what is missing."""
+
+
+def marker(configuration: str) -> str:
+    """Return the marker of a configuration's weighting."""
+    return WEIGHTING_MARKERS[factors(configuration)[1].removesuffix("_ema")]
+
+
+def colour(configuration: str) -> str:
+    """Return the colour of a configuration's auxiliary loss."""
+    return AUXILIARY_COLOURS[factors(configuration)[0]]
+
+
+def weighting_label(weighting: str) -> str:
+    """Return a weighting, as :func:`dmf.analysis.results.factors` names it, for people."""
+    base = weighting.removesuffix("_ema")
+    return WEIGHTING_LABELS[base] + (", smoothed" if base != weighting else "")
+
+
+def configuration_label(configuration: str) -> str:
+    """Return a configuration as people write it: ``CB-Dice + Variance``, ``Fixed weights``."""
+    auxiliary, weighting = factors(configuration)
+    if auxiliary == "none" and weighting in ("fixed", "cross_entropy"):
+        return "Fixed weights" if weighting == "fixed" else WEIGHTING_LABELS[weighting]
+    return f"{AUXILIARY_LABELS[auxiliary]} + {weighting_label(weighting)}"
+
+
+def data_note(parameters: ReportParameters, dataset: str) -> str:
+    """Return what sets the data or the study apart from the paper's; empty if nothing does."""
+    if parameters.kinds[dataset] == "phantom":
+        return "Phantom data: synthetic images, not the paper's."
+    if paper_dataset(parameters, dataset) is None:
+        return "Own data, not one of the paper's sets."
+    reduced = reductions(parameters)
+    return f"Reduced study ({'; '.join(reduced)})." if reduced else ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``2 seeds`` or ``1 seed``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def head(figure: Figure, material: Material) -> None:
+    """Put the dataset's name, and in a signal colour what sets it apart, above the panels."""
+    note = data_note(material.parameters, material.dataset).partition(" (")[0].rstrip(".")
+    figure.suptitle(
+        material.label() + (f" \N{EM DASH} {note}" if note else ""),
+        x=0.01,
+        ha="left",
+        fontsize=8,
+        fontweight="bold",
+        color="#A33F00" if note else "#333333",
+    )
+
+
+def empty_panel(axes: Axes, reason: str) -> None:
+    """Say in a panel why it shows nothing."""
+    axes.grid(False)
+    axes.set_facecolor("#F3F3F3")
+    axes.text(
+        0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="#555555"
+    )
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Apply the style of the figures within the block, and only there."""
+    with matplotlib.rc_context({**sns.axes_style("ticks"), **_STYLE}):
+        yield
+
+
+def save(figure: Figure, stem: Path, dpi: int) -> list[Path]:
+    """Write ``figure`` as PNG and PDF, each in one step, without dates; return both paths."""
+    metadata: Mapping[str, Mapping[str, Any]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    paths = []
+    for suffix, facts in metadata.items():
+        path = stem.with_name(stem.name + suffix)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata=dict(facts))
+        paths.append(path)
+    return paths

@@ -1,0 +1,99 @@
+"""Where the numbers of the page come from: runs, commits, versions, devices, data, servers."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dmf.analysis import tables
+from dmf.analysis.figures_style import configuration_label, count
+from dmf.files import read_json
+from dmf.study import ReportParameters, run_folder
+
+
+def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
+    """Count the runs, and name those that are missing or diverged."""
+    each = results.drop_duplicates(["dataset", "configuration", "seed"])
+    counted = Counter(each["status"])
+    grid = parameters.grid
+    parts = (
+        count(len(grid.datasets), "dataset"),
+        count(len(grid.configurations), "configuration"),
+        count(grid.seeds, "seed"),
+    )
+    absent = []
+    for keys, group in each[each["status"] != "complete"].groupby(
+        ["dataset", "configuration", "status"], sort=False
+    ):
+        dataset, configuration, status = map(str, keys)
+        seeds = ", ".join(str(seed) for seed in group["seed"])
+        absent.append(f"{dataset} · {configuration_label(configuration)} · seed {seeds}: {status}")
+    return {
+        "total": len(each),
+        "complete": counted["complete"],
+        "diverged": counted["diverged"],
+        "missing": counted["missing"],
+        "shape": " × ".join(parts) + ", " + count(parameters.epochs, "epoch") + " each",
+        "absent": absent,
+    }
+
+
+def facts(parameters: ReportParameters) -> list[tuple[str, str]]:
+    """Return where the runs come from: commits, versions, devices; each with its number of runs."""
+    grid = parameters.grid
+    found: dict[str, Counter[str]] = {}
+    for dataset in grid.datasets:
+        for configuration in grid.configurations:
+            for seed in range(grid.seeds):
+                path = run_folder(dataset, configuration, seed) / "run.json"
+                if not path.exists():
+                    continue
+                for name, value in _origin(read_json(path)).items():
+                    found.setdefault(name, Counter())[value] += 1
+    if not found:
+        return [("Runs", "their folders are not here; the numbers come from results.csv")]
+    said = []
+    for name, values in found.items():
+        if len(values) == 1:
+            said.append((name, next(iter(values))))
+        else:
+            named = (f"{value} ({count(n, 'run')})" for value, n in values.most_common())
+            said.append((name, "; ".join(named)))
+    return said
+
+
+def _origin(run: dict[str, Any]) -> dict[str, str]:
+    commit = run["commit"] or "not under version control"
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return {
+        "Commit": commit + (" with uncommitted changes" if run["dirty"] else ""),
+        "Training code": run["hashes"]["code"][:16],
+        "Versions": versions,
+        "Device": f"{run['device']['name']} ({run['device']['type']})",
+        "Precision": run["precision"],
+    }
+
+
+def data(parameters: ReportParameters, dataset: str) -> dict[str, Any]:
+    """Return origin, hash and licence of one dataset, as far as its files are here."""
+    arrays = Path("data/filtered") / f"{dataset}.json"
+    manifest = Path("data/raw") / dataset / "manifest.json"
+    described = read_json(arrays) if arrays.exists() else {}
+    source = read_json(manifest) if manifest.exists() else {}
+    origins = {"phantom": "phantom (synthetic)", "folder": "own data"}
+    kind = parameters.kinds[dataset]
+    return {
+        "label": tables.DATASET_LABELS.get(dataset, dataset),
+        "origin": origins.get(kind) or source.get("address") or f"{kind}, local archive",
+        "images": described.get("images", "not here"),
+        "sha256": described.get("sha256", "not here"),
+        "licence": source.get("licence", "not here"),
+    }
+
+
+def mlflow() -> str:
+    """Return the address of the MLflow server, or nothing: only a server can be linked to."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return address if address.startswith(("http://", "https://")) else ""

@@ -1,0 +1,306 @@
+"""The `dmf` command: one thin subcommand per step, and a few for people.
+
+Snakemake gives a step its parameters as JSON (``--parameters``), relative to the study's working
+directory. People leave that out: the parameters then come from ``params.yaml`` and its overlays.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from dmf import __version__
+from dmf.errors import DmfError
+from dmf.study import (
+    DownloadParameters,
+    Execution,
+    FilterParameters,
+    ReportParameters,
+    RunParameters,
+    Settings,
+    Split,
+    Study,
+)
+
+app = typer.Typer(
+    help="Dynamic Memory Fusion: the study of arXiv 2410.19745, step by step.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+T = TypeVar("T", bound=Settings)
+
+Params = Annotated[Path, typer.Option("--params", help="The study.")]
+Overlay = Annotated[
+    list[Path] | None, typer.Option("--overlay", help="Laid over the study, e.g. config/demo.yaml.")
+]
+Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
+ROOT_PARAMS = Path("params.yaml")
+
+
+def _study(params: Path, overlay: list[Path] | None) -> Study:
+    """Load the study and enter its working directory."""
+    study = Study.load(params, *(overlay or []))
+    workdir = params.parent / study.study.workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    os.chdir(workdir)
+    return study
+
+
+def _given(
+    model: type[T],
+    text: str | None,
+    params: Path,
+    overlay: list[Path] | None,
+    take: Callable[[Study], T],
+) -> T:
+    return take(_study(params, overlay)) if text is None else model.model_validate_json(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dmf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+    """Validate the study and say what it consists of."""
+    study = Study.load(params, *(overlay or []))
+    grid = study.study
+    runs = len(grid.datasets) * len(grid.configurations) * grid.seeds
+    typer.echo(
+        f"study {grid.name!r}: {len(grid.datasets)} datasets x {len(grid.configurations)} "
+        f"configurations x {grid.seeds} seeds = {runs} runs of {study.training.epochs} epochs at "
+        f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
+    )
+
+
+@app.command()
+def download(
+    dataset: str,
+    parameters: Json = None,
+    root: Annotated[Path, typer.Option(help="Local archives are relative to it.")] = Path(),
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Download or generate a set into data/raw/."""
+    from dmf.data.sources import download as run
+
+    root = root.resolve()
+    run(
+        dataset,
+        _given(
+            DownloadParameters, parameters, params, overlay, lambda s: s.download_parameters(dataset)
+        ),
+        root,
+    )
+
+
+@app.command("filter")
+def filter_(
+    dataset: str, parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
+) -> None:
+    """Filter and resize a set into data/filtered/."""
+    from dmf.data.filtering import filter_dataset
+
+    filter_dataset(
+        dataset,
+        _given(FilterParameters, parameters, params, overlay, lambda s: s.filter_parameters()),
+    )
+
+
+@app.command()
+def split(
+    dataset: str,
+    seed: int,
+    parameters: Json = None,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Divide a set into train, validation and test for one seed."""
+    from dmf.data.splits import write_split
+
+    write_split(dataset, seed, _given(Split, parameters, params, overlay, lambda s: s.split))
+
+
+@app.command()
+def train(
+    dataset: str,
+    configuration: str,
+    seed: int,
+    parameters: Json = None,
+    execution: Annotated[str | None, typer.Option(help="JSON: device, slots, threads.")] = None,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Train one run, continue it, or adopt it if it is complete."""
+    from dmf.training import run
+
+    if parameters is None:
+        study = _study(params, overlay)
+        if dataset not in study.study.datasets or seed not in study.seeds:
+            raise DmfError(
+                f"{dataset} seed {seed} is not part of the study: datasets are "
+                f"{', '.join(study.study.datasets)}, seeds 0 to {study.seeds[-1]}"
+            )
+        chosen, where = study.run_parameters(configuration), study.execution
+    else:
+        chosen = RunParameters.model_validate_json(parameters)
+        where = Execution.model_validate_json(execution or "{}")
+    try:
+        run.train(run.Run(dataset, configuration, seed, chosen), where, _say)
+    except run.Interrupted as error:
+        typer.echo(f"{error}; the same command continues from the checkpoint", err=True)
+        raise typer.Exit(128 + error.signal) from None
+
+
+@app.command()
+def aggregate(
+    partial: Annotated[bool, typer.Option(help="Report an unfinished study too.")] = False,
+    parameters: Json = None,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Collect every run's metrics into reports/results.csv."""
+    from dmf.analysis import results
+
+    given = _report_parameters(parameters, params, overlay)
+    results.write(results.collect(given, partial=partial), Path("reports"))
+
+
+@app.command()
+def figures(
+    parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
+) -> None:
+    """Draw the figures from reports/results.csv and the histories."""
+    from dmf.analysis import figures, results
+
+    given = _report_parameters(parameters, params, overlay)
+    figures.write_all(results.read(Path("reports/results.csv")), given, Path("reports/figures"))
+
+
+@app.command()
+def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+    """Write tables, verdicts and the page reports/index.html."""
+    from dmf.analysis import page, results, tables
+
+    given = _report_parameters(parameters, params, overlay)
+    frame = results.read(Path("reports/results.csv"))
+    tables.write_all(frame, given, Path("reports/tables"))
+    page.write(frame, given, Path("reports"))
+    typer.echo(f"report: {Path('reports/index.html').resolve()}")
+
+
+@app.command()
+def track(
+    follow: Annotated[bool, typer.Option(help="Tail running jobs until all are done.")] = False,
+    strict: Annotated[bool, typer.Option(help="Fail if the server cannot be reached.")] = False,
+    parameters: Json = None,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Bring the run folders into MLflow (MLFLOW_TRACKING_URI, or mlflow/mlflow.db)."""
+    from dmf import tracking
+
+    given = _report_parameters(parameters, params, overlay)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    summary = tracking.track(given, uri=uri, follow=follow, strict=strict)
+    typer.echo(summary.message)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Open the MLflow pages over this study's runs."""
+    from dmf import tracking
+
+    _study(params, overlay)
+    tracking.serve(port)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Ultrasound images.")],
+    model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors file.")],
+    output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+) -> None:
+    """Segment images with a trained model: <name>_mask.png and <name>_overlay.png."""
+    from dmf.training.predict import predict_files
+
+    file = model / "best.safetensors" if model.is_dir() else model
+    for path in predict_files(images, file, output):
+        typer.echo(path)
+
+
+@app.command()
+def verify(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+    """Compare data, splits and models with the hashes and parameters they must have."""
+    from dmf.verify import problems
+
+    study = _study(params, overlay)
+    found = problems(study)
+    for line in found:
+        typer.echo(line, err=True)
+    if found:
+        raise DmfError(
+            f"{len(found)} problems. Run `snakemake --cores all` to make the stale parts again, "
+            "or `dvc pull` to fetch damaged ones."
+        )
+    typer.echo("data, splits and models match their hashes and the study's parameters")
+
+
+@app.command()
+def prune(
+    delete: Annotated[bool, typer.Option(help="Delete, rather than list.")] = False,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """List or delete run folders, splits and checkpoints that the study no longer names."""
+    from dmf.verify import strangers
+
+    for path in strangers(_study(params, overlay), delete=delete):
+        typer.echo(f"{'deleted' if delete else 'not part of the study:'} {path}")
+
+
+def _report_parameters(
+    text: str | None, params: Path, overlay: list[Path] | None
+) -> ReportParameters:
+    return _given(ReportParameters, text, params, overlay, lambda s: s.report_parameters())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Run the command; failures the user can mend become one message and exit status 1."""
+    try:
+        app()
+    except DmfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except json.JSONDecodeError as error:
+        print(f"error: not valid JSON: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

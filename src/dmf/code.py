@@ -1,0 +1,45 @@
+"""Which source files shape the result of each step, and their hash.
+
+Snakemake and DVC rerun a step when its files change; a run key holds the hash of the training's.
+The command line, `study.py` and everything that only moves files around are not among them.
+"""
+
+import hashlib
+from pathlib import Path
+
+STEP_FILES = {
+    "download": [
+        "data/sources.py",
+        "data/archives.py",
+        "data/readers.py",
+        "data/duplicates.py",
+        "data/phantom.py",
+    ],
+    "filter": ["data/filtering.py", "data/arrays.py"],
+    "split": ["data/splits.py"],
+    "train": ["losses.py", "fusion.py", "metrics.py", "unet.py", "training/engine.py"],
+    "aggregate": ["analysis/results.py"],
+    "report": ["analysis"],
+}
+
+_PACKAGE = Path(__file__).parent
+
+
+def step_files(step: str) -> list[Path]:
+    """Return the files of ``step``, sorted, relative to the package."""
+    files: set[Path] = set()
+    for name in STEP_FILES[step]:
+        path = _PACKAGE / name
+        found = path.rglob("*") if path.is_dir() else [path]
+        files |= {f.relative_to(_PACKAGE) for f in found if f.is_file() and "__pycache__" not in f.parts}
+    return sorted(files)
+
+
+def code_hash(step: str) -> str:
+    """Return the SHA-256 of the names and bytes of the files of ``step``."""
+    digest = hashlib.sha256()
+    for path in step_files(step):
+        content = (_PACKAGE / path).read_bytes()
+        digest.update(f"{path.as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""`data/filtered/<set>.npz` and `.json`: a whole set as arrays, with a hash that names them."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmf.errors import DmfError
+from dmf.files import atomic_path, read_json, write_json
+
+Images = npt.NDArray[np.uint8]
+
+ROOT = Path("data/filtered")
+TEXTS = ("ids", "lesions")
+IMAGES = ("originals", "filtered", "masks")
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A data set, ready to train on.
+
+    `originals` and `filtered` are grey images, uint8 (N, H, W) in 0..255; `masks` are class
+    indices, uint8 (N, H, W) in 0..`classes` - 1; `ids` and `lesions` have N entries.
+    """
+
+    dataset: str
+    ids: list[str]
+    lesions: list[str]
+    originals: Images
+    filtered: Images
+    masks: Images
+    classes: int
+    synthetic: bool
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the contents, independent of how and where they are stored."""
+        digest = hashlib.sha256()
+        for name in TEXTS:
+            digest.update(f"{name} {len(self.ids)}\n".encode())
+            digest.update("\0".join(getattr(self, name)).encode())
+        for name in IMAGES:
+            values = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name} {values.shape}\n".encode())
+            digest.update(values.data)
+        return digest.hexdigest()
+
+
+def write_arrays(arrays: Arrays, parameters: dict[str, Any], folder: Path = ROOT) -> Path:
+    """Write `<dataset>.npz`, then `<dataset>.json` that names its hash; return the latter's path."""
+    path = folder / f"{arrays.dataset}.json"
+    with atomic_path(path.with_suffix(".npz")) as temporary:
+        np.savez(
+            temporary,
+            **{name: np.array(getattr(arrays, name), dtype=np.str_) for name in TEXTS},
+            **{name: getattr(arrays, name) for name in IMAGES},
+        )
+    _, height, width = arrays.masks.shape
+    description = {
+        "dataset": arrays.dataset,
+        "images": len(arrays.ids),
+        "classes": arrays.classes,
+        "height": height,
+        "width": width,
+        "sha256": arrays.sha256,
+        "synthetic": arrays.synthetic,
+        "parameters": parameters,
+    }
+    write_json(path, description)
+    return path
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read the arrays that the JSON file `path` describes.
+
+    Raises DmfError if the arrays are missing, damaged, or not those that were described.
+    """
+    description = read_json(path)
+    stored = path.with_suffix(".npz")
+    remedy = f"Delete {path} and run the filter step again."
+    try:
+        with np.load(stored, allow_pickle=False) as file:
+            contents = {name: file[name] for name in TEXTS + IMAGES}
+    except FileNotFoundError:
+        raise DmfError(f"{stored}, the arrays that {path} describes, is missing. {remedy}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DmfError(f"{stored} is damaged ({error}). {remedy}") from None
+    try:
+        arrays = Arrays(
+            dataset=description["dataset"],
+            classes=description["classes"],
+            synthetic=description["synthetic"],
+            **{name: contents[name].tolist() for name in TEXTS},
+            **{name: contents[name] for name in IMAGES},
+        )
+        expected = description["sha256"]
+    except (KeyError, TypeError) as error:
+        raise DmfError(f"{path} does not describe arrays ({error!r}). {remedy}") from None
+    if arrays.sha256 != expected:
+        raise DmfError(
+            f"{stored} does not hold the arrays that {path} describes (their hash is "
+            f"{arrays.sha256[:12]}, not {expected[:12]}). {remedy}"
+        )
+    return arrays

@@ -1,0 +1,158 @@
+"""`data/raw/<set>`: grey images, masks and a manifest, the same whatever the source was."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from dmf.errors import DmfError
+from dmf.files import read_json, write_json
+
+Image = npt.NDArray[np.uint8]
+
+ROOT = Path("data/raw")
+COLUMNS: dict[str, type] = {
+    "id": str,
+    "class": str,
+    "sha256": str,
+    "height": int,
+    "width": int,
+    "masks": int,
+    "foreground": float,
+    "group": int,
+    "mask_sha256": str,
+    "source": str,
+}
+
+
+def hash_pixels(image: Image) -> str:
+    """Return the SHA-256 of an image's height, width and decoded pixels."""
+    height, width = image.shape
+    digest = hashlib.sha256(f"{height}x{width}\n".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def grey_levels(classes: int) -> Image:
+    """Return the grey value that stands for each class in `masks/`: index * 255 // (classes - 1)."""
+    return (np.arange(classes) * 255 // (classes - 1)).astype(np.uint8)
+
+
+class RawWriter:
+    """Writes one set into `folder`, image by image, so that memory never holds the set."""
+
+    def __init__(self, folder: Path, *, classes: int) -> None:
+        self._folder = folder
+        self._levels = grey_levels(classes)
+        self._rows: list[dict[str, Any]] = []
+        self._fingerprints: list[Fingerprint] = []
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True)
+
+    @property
+    def count(self) -> int:
+        """How many images were written."""
+        return len(self._rows)
+
+    def add(
+        self, identifier: str, lesion: str, image: Image, mask: Image, *, masks: int, source: str
+    ) -> None:
+        """Write a grey image and its mask of class indices (both uint8, H x W)."""
+        _write_png(self._folder / "images" / f"{identifier}.png", image)
+        _write_png(self._folder / "masks" / f"{identifier}.png", self._levels[mask])
+        self._fingerprints.append(fingerprint(image))
+        self._rows.append(
+            {
+                "id": identifier,
+                "class": lesion,
+                "sha256": hash_pixels(image),
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "masks": masks,
+                "foreground": round(np.count_nonzero(mask) / mask.size, 6),
+                "mask_sha256": hash_pixels(mask),
+                "source": source,
+            }
+        )
+
+    def finish(self, threshold: float) -> dict[str, Any]:
+        """Write `manifest.csv`, with duplicates grouped; return what sums the set up."""
+        manifest = pd.DataFrame(self._rows)
+        manifest["group"], report = group(self._fingerprints, manifest, threshold)
+        manifest[list(COLUMNS)].to_csv(
+            self._folder / "manifest.csv", index=False, lineterminator="\n"
+        )
+        return {
+            "images": len(manifest),
+            "classes": len(self._levels),
+            "contents_sha256": sha256_json(manifest[["id", "sha256", "mask_sha256"]].to_dict("list")),
+            "duplicates": report,
+        }
+
+
+def read_manifest(dataset: str) -> pd.DataFrame:
+    """Return `manifest.csv` with its columns typed; raises DmfError if missing or damaged."""
+    path = ROOT / dataset / "manifest.csv"
+    try:
+        manifest = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
+    except FileNotFoundError:
+        raise DmfError(f"{path} does not exist. Download the set first: dmf download") from None
+    except ValueError as error:
+        raise DmfError(
+            f"{path} is damaged ({error}). Delete {path.parent} and download again."
+        ) from None
+    if list(manifest.columns) != list(COLUMNS) or manifest.empty:
+        raise DmfError(
+            f"{path} is not a manifest with the columns {', '.join(COLUMNS)}. "
+            f"Delete {path.parent} and download again."
+        )
+    return manifest
+
+
+def read_description(dataset: str) -> dict[str, Any]:
+    """Return `manifest.json`: kind, classes, licence, citation, address, problems and so on."""
+    description: dict[str, Any] = read_json(ROOT / dataset / "manifest.json")
+    return description
+
+
+def read_images(dataset: str, manifest: pd.DataFrame, classes: int) -> Iterator[tuple[Image, Image]]:
+    """Yield each image and its mask of class indices (uint8, H x W), in the manifest's order.
+
+    Raises DmfError naming the file that is missing, or whose pixels are not those downloaded.
+    """
+    index_of = np.full(256, 255, dtype=np.uint8)
+    index_of[grey_levels(classes)] = np.arange(classes)
+    folder = ROOT / dataset
+    for row in manifest[["id", "sha256", "mask_sha256"]].itertuples(index=False):
+        image = _read_png(folder / "images" / f"{row.id}.png")
+        mask = index_of[_read_png(folder / "masks" / f"{row.id}.png")]
+        for name, pixels, expected in (
+            ("images", image, row.sha256),
+            ("masks", mask, row.mask_sha256),
+        ):
+            if hash_pixels(pixels) != expected:
+                raise DmfError(
+                    f"{folder / name / row.id}.png is not the image that was downloaded (its "
+                    f"pixels differ from manifest.csv). Delete {folder} and download again."
+                )
+        yield image, mask
+
+
+def _write_png(path: Path, image: Image) -> None:
+    # The fastest compression: these files are read once, by the filter.
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        raise DmfError(f"{path} could not be written. Is the disk full?")
+
+
+def _read_png(path: Path) -> Image:
+    if not path.is_file():
+        raise DmfError(f"{path} is missing. Delete {path.parents[1]} and download again.")
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise DmfError(f"{path} cannot be read. Delete {path.parents[1]} and download again.")
+    return image.astype(np.uint8, copy=False)

@@ -1,0 +1,180 @@
+"""Fetches one file over HTTP: resumable, with retries, time-outs and a progress bar."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from dmf.errors import DmfError
+from dmf.files import read_json, write_json
+
+CHUNK = 256 * 1024
+LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # answers that may change if asked again
+
+
+class TransferError(Exception):
+    """Why a file could not be fetched, in words for the user."""
+
+
+class CertificateError(TransferError):
+    """The server's certificate could not be verified."""
+
+
+class _Interrupted(Exception):
+    """A failure that another try may mend; `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a transfer is, in seconds.
+
+    It gives up after `attempts` failures in a row, none of which brought the file further. Between
+    them it waits `back_off`, doubled each time, or as long as the server says.
+    """
+
+    attempts: int = 5
+    connect: float = 10.0
+    read: float = 30.0
+    back_off: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+
+
+def fetch(
+    address: str, target: Path, *, policy: Policy = Policy(), verify_certificate: bool = True
+) -> None:
+    """Fetch `address` to `target`, which appears only when it is complete.
+
+    What has arrived is kept in `<target>.part` and continued by a later call, if the server can
+    prove (ETag or Last-Modified) that the file is still the same. Raises CertificateError for a bad
+    certificate, TransferError if the server refuses, keeps failing, or the disk is too small.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    transfer = _Transfer(address, target, policy, verify_certificate)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(target.name, total=None)
+
+        def show(done: int, total: int | None) -> None:
+            progress.update(task, completed=done, total=total)
+
+        failures, furthest = 0, transfer.size
+        while True:
+            try:
+                transfer.attempt(show)
+                break
+            except _Interrupted as failure:
+                failures = 1 if transfer.size > furthest else failures + 1
+                furthest = max(furthest, transfer.size)
+                if failures >= policy.attempts:
+                    raise TransferError(f"{failure} ({failures} tries in a row)") from None
+                wait = max(failure.wait, policy.back_off * 2 ** (failures - 1))
+                policy.sleep(min(wait, LONGEST_WAIT))
+    transfer.finish()
+
+
+class _Transfer:
+    """The part of a file that has arrived, and the note that says of which version it is."""
+
+    def __init__(self, address: str, target: Path, policy: Policy, verify: bool) -> None:
+        self._address, self._target, self._policy, self._verify = address, target, policy, verify
+        self._part = target.with_name(target.name + ".part")
+        self._note = target.with_name(target.name + ".part.json")
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return self._part.stat().st_size if self._part.is_file() else 0
+
+    def finish(self) -> None:
+        os.replace(self._part, self._target)
+        self._note.unlink(missing_ok=True)
+
+    def attempt(self, show: Callable[[int, int | None], None]) -> None:
+        """Ask for what is missing; raises _Interrupted where asking again makes sense."""
+        headers = {"Accept-Encoding": "identity"}
+        version = self._version()
+        if version is not None and self.size:
+            headers |= {"Range": f"bytes={self.size}-", "If-Range": version}
+        try:
+            with requests.get(
+                self._address,
+                headers=headers,
+                stream=True,
+                timeout=(self._policy.connect, self._policy.read),
+                verify=self._verify,
+            ) as response:
+                self._receive(response, show)
+        except requests.exceptions.SSLError as error:
+            raise CertificateError(f"its certificate cannot be verified ({_cause(error)})") from None
+        except requests.exceptions.Timeout:
+            raise _Interrupted("no answer in time") from None
+        except requests.exceptions.ConnectionError as error:
+            text = "no answer in time" if "timed out" in str(error) else "no connection"
+            raise _Interrupted(f"{text} ({_cause(error)})") from None
+        except requests.exceptions.ChunkedEncodingError:
+            raise _Interrupted(f"the connection broke off after {self.size} bytes") from None
+        except requests.exceptions.RequestException as error:
+            raise TransferError(f"the address cannot be asked ({_cause(error)})") from None
+
+    def _receive(
+        self, response: requests.Response, show: Callable[[int, int | None], None]
+    ) -> None:
+        status, done = response.status_code, self.size
+        if status == 416:  # the part is not a part of this file
+            self._part.unlink(missing_ok=True)
+            raise _Interrupted("the server cannot continue the file")
+        if status in TRANSIENT:
+            asked = response.headers.get("Retry-After", "")
+            wait = float(asked) if asked.isdigit() else 0.0
+            raise _Interrupted(f"the server answers {status} {response.reason}", wait)
+        if status not in (200, 206):
+            raise TransferError(f"the server answers {status} {response.reason}")
+        if status == 200:
+            done = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            self._part.unlink(missing_ok=True)
+            raise _Interrupted("the server continues at the wrong place")
+        length = response.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdigit() else None
+        free = shutil.disk_usage(self._target.parent).free
+        if total is not None and total - done > free:
+            raise TransferError(f"{total - done} bytes are missing, but the disk has {free} free")
+        self._remember(response)
+        with self._part.open("ab" if done else "wb") as part:
+            for chunk in response.iter_content(CHUNK):
+                part.write(chunk)
+                done += len(chunk)
+                show(done, total)
+        if total is not None and done != total:
+            raise _Interrupted(f"the connection broke off after {done} of {total} bytes")
+
+    def _remember(self, response: requests.Response) -> None:
+        """Note the version of the file: only a strong validator may be used to continue it."""
+        tag = response.headers.get("ETag", "")
+        version = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+        write_json(self._note, {"address": self._address, "version": version})
+
+    def _version(self) -> str | None:
+        try:
+            note = read_json(self._note)
+        except DmfError:
+            return None
+        version = note.get("version") if note.get("address") == self._address else None
+        return version if isinstance(version, str) else None
+
+
+def _cause(error: Exception) -> str:
+    """Return the last link of a chain of errors, which is the one that says something."""
+    text = str(error.args[0] if error.args else error)
+    return text.rsplit("Caused by ", 1)[-1].strip("()'\"")[:160]

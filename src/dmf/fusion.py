@@ -1,0 +1,421 @@
+"""Dynamic Memory Fusion: weights for several losses from the history of their values.
+
+The total loss is sum_i w_i L_i + gamma(t) L_a (eq. 1), with an auxiliary loss that fades as
+gamma(t) = gamma0 exp(-decay t) (eq. 2). Nothing here knows what the losses measure.
+
+    fusion = DynamicMemoryFusion(["data", "boundary"], weighting="mad")
+    total = fusion({"data": data_loss, "boundary": boundary_loss})
+    total.backward()
+
+One call in training mode is one step:
+1. the current losses enter the history (the last `window` values of each loss);
+2. the weights follow from it, once it holds `warmup` values; before, they are uniform;
+3. gamma takes its value for the current t; then t advances, once per `step_batches` steps.
+In `eval()` mode none of this happens: the last weights and the last gamma are applied.
+
+All state is in buffers. Nothing waits for the device or branches on its values, so a step can be
+captured in a CUDA graph or compiled with `fullgraph=True`.
+
+Losses that are not finite: a step in which any base loss is NaN or infinite is not recorded, so
+that history and weights stay as they are. One such value would spoil every statistic until it left
+the window, and a row without it would no longer match the other rows. The total of that step is not
+finite either, so that divergence is noticed, with one exception: a term without gradient in a total
+that has one cannot harm the model, and counts as 0. `events` counts both.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Weighting = Literal["variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov"]
+WEIGHTINGS = ("variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov")
+
+T = TypeVar("T", int, Tensor)
+
+EVENTS = ("non_finite_loss", "non_finite_auxiliary", "constant_history", "uniform_fallback")
+
+#: The four switches that make the behaviour that of the notebook released with the paper: arguments
+#: of `SegmentationLosses` and of `DynamicMemoryFusion`. It is not what the paper's equations say.
+RELEASED: dict[str, dict[str, Any]] = {
+    "losses": {"kind": "hard", "focal_on": "precision"},
+    "fusion": {"median": "released", "detach": False},
+}
+
+_SOFTADAPT_SLOPE = (-25 / 12, 4.0, -3.0, 4 / 3, -1 / 4)
+_SOFTADAPT_BETA = 0.1
+_MAD_OFFSET = 1e-7
+
+
+class DynamicMemoryFusion(nn.Module):
+    """Weighs K losses by their history and adds them up.
+
+    losses: the names of the base losses, or how many there are.
+    weighting: how the weights, in [0, 1] and with sum 1, follow from the history.
+        "variance": proportional to the variance of the normalised history (eq. 3-4).
+        "mad": inversely proportional to its median absolute deviation + 1e-7 (eq. 5-6).
+        "bayesian": the same as likelihood, times a prior (eq. 7-8), in log space.
+        "fixed": `fixed_weights`.
+        "random": random loss weighting (Lin et al. 2022), softmax of K standard normal numbers.
+        "softadapt": SoftAdapt, original variant (Heydari et al. 2019), softmax of 0.1 times the
+            slope of the raw losses, by finite differences over the last five; uniform before.
+        "cov": coefficient of variation (Groenendijk et al. 2021) of the ratio of each loss to its
+            mean so far, over the whole history, without the current step; uniform for two steps.
+    warmup, window: the number of values that the first weights need, and that are kept. They and
+        the normalisation serve variance, mad and bayesian only: the symmetric logarithm of the
+        losses (eq. 10), then min-max scaling of each row of the history (eq. 9).
+    gamma0, decay, step_batches: the schedule of the auxiliary loss (eq. 2).
+    median: "true", or "released" for that of the notebook released with the paper, which averages
+        two neighbours for an odd number of values and takes the upper middle for an even one.
+    detach: whether weights are constants; False lets gradients flow through them to the current
+        losses, as in the notebook.
+    prior_update: "every_step" makes each posterior the next prior, so that evidence accumulates;
+        "fixed" keeps `priors`.
+    priors, fixed_weights: K numbers >= 0, rescaled to sum to 1; uniform by default.
+    smoothing: s in (0, 1) for an exponential moving average of the weights, s times the previous
+        plus 1 - s times the new; None for the new weights as they are.
+    seed: of the random weights, which depend on the seed and the step alone.
+
+    A loss whose history is constant has variance and median absolute deviation 0. Where all
+    variances are 0 the weights are uniform. `events` counts both.
+
+    Raises ValueError for options that do not fit together.
+    """
+
+    weights: Tensor
+    gamma: Tensor
+    step: Tensor
+    event_counts: Tensor
+    history: Tensor
+    recorded: Tensor
+    log_prior: Tensor
+    loss_mean: Tensor
+    ratio_mean: Tensor
+    ratio_deviations: Tensor
+    random_key: Tensor
+    _age: Tensor
+    _slope: Tensor
+    _never: Tensor
+
+    def __init__(
+        self,
+        losses: int | Sequence[str] = ("cross_entropy", "iou", "dice"),
+        weighting: Weighting = "variance",
+        *,
+        warmup: int = 50,
+        window: int = 150,
+        gamma0: float = 5.0,
+        decay: float = 0.05,
+        step_batches: int = 100,
+        median: Literal["true", "released"] = "true",
+        detach: bool = True,
+        prior_update: Literal["every_step", "fixed"] = "every_step",
+        priors: Sequence[float] | None = None,
+        fixed_weights: Sequence[float] | None = None,
+        smoothing: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(losses, str):
+            raise ValueError(f"losses must be names or a number, got the single string {losses!r}")
+        names = [f"loss_{i}" for i in range(losses)] if isinstance(losses, int) else losses
+        self.names = tuple(names)
+        count = len(self.names)
+        if count == 0 or len(set(self.names)) < count:
+            raise ValueError(f"losses must be at least one name, all different, got {losses!r}")
+        for what, value, choices in (
+            ("weighting", weighting, WEIGHTINGS),
+            ("median", median, ("true", "released")),
+            ("prior_update", prior_update, ("every_step", "fixed")),
+        ):
+            if value not in choices:
+                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
+        if not 1 <= warmup <= window:
+            raise ValueError(
+                f"1 <= warmup <= window is needed, got warmup {warmup}, window {window}"
+            )
+        if step_batches < 1:
+            raise ValueError(f"step_batches must be at least 1, got {step_batches}")
+        if smoothing is not None and not 0 < smoothing < 1:
+            raise ValueError(f"smoothing must be between 0 and 1, or None, got {smoothing}")
+        if priors is not None and weighting != "bayesian":
+            raise ValueError(f"priors belong to weighting 'bayesian', not {weighting!r}")
+        if fixed_weights is not None and weighting != "fixed":
+            raise ValueError(f"fixed_weights belong to weighting 'fixed', not {weighting!r}")
+
+        self.weighting = weighting
+        self.warmup = {"softadapt": len(_SOFTADAPT_SLOPE), "cov": 3, "random": 1}.get(
+            weighting, warmup
+        )
+        self.gamma0 = gamma0
+        self.decay = decay
+        self.step_batches = step_batches
+        self.median = median
+        self.detach = detach
+        self.prior_update = prior_update
+        self.smoothing = smoothing
+
+        start = _distribution("fixed_weights", fixed_weights, count)
+        self.register_buffer("weights", start)
+        self.register_buffer("gamma", torch.tensor(gamma0))
+        self.register_buffer("step", torch.tensor(0))
+        self.register_buffer("recorded", torch.tensor(0))
+        self.register_buffer("event_counts", torch.zeros(len(EVENTS), dtype=torch.int64))
+        self.register_buffer("_never", torch.tensor(False), persistent=False)
+        if weighting in ("variance", "mad", "bayesian"):
+            self.register_buffer("history", torch.zeros(count, window))
+            self.register_buffer("_age", torch.arange(window, 0, -1), persistent=False)
+        if weighting == "bayesian":
+            self.register_buffer("log_prior", _distribution("priors", priors, count).log())
+        if weighting == "softadapt":
+            self.register_buffer("history", torch.zeros(count, len(_SOFTADAPT_SLOPE)))
+            self.register_buffer("_slope", torch.tensor(_SOFTADAPT_SLOPE), persistent=False)
+        if weighting == "cov":
+            self.register_buffer("loss_mean", torch.zeros(count))
+            self.register_buffer("ratio_mean", torch.zeros(count))
+            self.register_buffer("ratio_deviations", torch.zeros(count))
+        if weighting == "random":
+            self.register_buffer("random_key", torch.tensor(_mix(_mix(seed >> 32) ^ seed)))
+
+    @property
+    def events(self) -> dict[str, Tensor]:
+        """The number of steps with each of `EVENTS`, as 0-dim tensors on the device.
+
+        non_finite_loss, non_finite_auxiliary: a base loss, or the auxiliary, was NaN or infinite.
+        constant_history: past the warm-up, a loss had the same value all over the window.
+        uniform_fallback: all of them had, and the variances gave no weights.
+        """
+        return dict(zip(EVENTS, self.event_counts.unbind(), strict=True))
+
+    def forward(
+        self,
+        losses: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+        auxiliary: Tensor | None = None,
+    ) -> Tensor:
+        """The total loss, a scalar.
+
+        losses: K scalars by name, or in the order of `names`, or as a tensor of shape (K,).
+
+        Raises ValueError for losses that do not match `names` in number, name, shape or device.
+        """
+        values, terms = self._values_and_terms(losses)
+        if self.training:
+            weights, gamma = self._advance(values.detach() if self.detach else values, auxiliary)
+        else:
+            weights, gamma = self.weights.clone(), self.gamma.clone()
+        total = (weights * terms).sum()
+        if auxiliary is not None:
+            auxiliary = auxiliary.to(total.dtype).reshape(())
+            total = total + gamma * _without_dead_non_finite(auxiliary, total.requires_grad)
+        return total
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(self.names)}; weighting={self.weighting}"
+
+    def _values_and_terms(
+        self, losses: Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The losses as they are, and as they enter the total; both (K,)."""
+        count, dtype, device = len(self.names), self.weights.dtype, self.weights.device
+        if isinstance(losses, Mapping):
+            if set(losses) != set(self.names):
+                raise ValueError(f"expected losses named {self.names}, got {tuple(losses)}")
+            losses = [losses[name] for name in self.names]
+        if isinstance(losses, Tensor):
+            if losses.shape != (count,):
+                raise ValueError(f"expected losses of shape ({count},), got {tuple(losses.shape)}")
+            values = terms = losses.to(dtype)
+        else:
+            if len(losses) != count or any(loss.numel() != 1 for loss in losses):
+                shapes = [tuple(loss.shape) for loss in losses]
+                raise ValueError(f"expected {count} scalar losses, got shapes {shapes}")
+            scalars = [loss.to(dtype).reshape(()) for loss in losses]
+            values = torch.stack(scalars)
+            trains = values.requires_grad
+            terms = torch.stack([_without_dead_non_finite(scalar, trains) for scalar in scalars])
+        if values.device != device:
+            raise ValueError(
+                f"the losses are on {values.device} but the fusion is on {device}: "
+                f'move it with fusion.to("{values.device}")'
+            )
+        return values, terms
+
+    def _advance(self, losses: Tensor, auxiliary: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One training step of the state; the weights and gamma that it uses."""
+        finite = _finite(losses)
+        self.recorded.add_(finite)
+        constant = fallback = bad_auxiliary = self._never
+        weights = self.weights
+        if self.weighting != "fixed":
+            active = finite & (self.recorded >= self.warmup)
+            scores, constant, fallback = self._score(losses, finite, active)
+            weights = scores.softmax(0)
+            if self.smoothing is not None:
+                weights = self.smoothing * self.weights + (1 - self.smoothing) * weights
+            weights = torch.where(active, weights, self.weights)
+            self.weights.copy_(weights.detach())
+
+        if auxiliary is None:
+            gamma = self.gamma.zero_()
+        else:
+            t = torch.div(self.step, self.step_batches, rounding_mode="floor")
+            gamma = self.gamma0 * torch.exp(-self.decay * t.to(self.gamma.dtype))
+            self.gamma.copy_(gamma)
+            bad_auxiliary = ~_finite(auxiliary)
+        self.step.add_(1)
+        self.event_counts.add_(torch.stack((~finite, bad_auxiliary, constant, fallback)))
+        return weights, gamma
+
+    def _score(
+        self, losses: Tensor, finite: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The logarithm of the weights up to a constant, and two events; records the losses.
+
+        In logarithms no posterior underflows, and the softmax normalises whatever comes out.
+        """
+        if self.weighting == "random":
+            return self._normal_numbers(), self._never, self._never
+        if self.weighting == "cov":
+            return self._coefficient_of_variation(losses, finite).log(), self._never, self._never
+        if self.weighting == "softadapt":
+            slope = (self._record(losses, finite) * self._slope).sum(1)
+            return _SOFTADAPT_BETA * slope.nan_to_num(), self._never, self._never
+
+        scaled, flat = min_max(self._record(symmetric_log(losses), finite))
+        filled = self._age <= self.recorded
+        count = self.recorded.clamp(1, len(filled))
+        constant = active & flat.any()
+        if self.weighting == "variance":
+            variance = population_variance(scaled, filled, count)
+            # The offset is far below any variance but 0: if all are 0, the weights are uniform.
+            return (variance + 1e-30).log(), constant, active & flat.all()
+        deviation = median_absolute_deviation(
+            scaled, filled, count, released=self.median == "released"
+        )
+        scores = -(deviation + _MAD_OFFSET).log()
+        if self.weighting == "bayesian":
+            scores = (scores + self.log_prior).log_softmax(0)
+            if self.prior_update == "every_step":
+                self.log_prior.copy_(torch.where(active, scores.detach(), self.log_prior))
+        return scores, constant, self._never
+
+    def _record(self, values: Tensor, finite: Tensor) -> Tensor:
+        """The history with the values appended, oldest first; unchanged if the step is not finite.
+
+        The first values fill their whole row, so that the extremes of a row need no mask.
+        """
+        column = values[:, None]
+        shifted = torch.cat((self.history[:, 1:], column), dim=1)
+        shifted = torch.where(self.recorded <= 1, column, shifted)
+        history = torch.where(finite, shifted, self.history)
+        self.history.copy_(history.detach())
+        return history
+
+    def _coefficient_of_variation(self, losses: Tensor, finite: Tensor) -> Tensor:
+        # The weights follow from the steps before this one; the current loss enters the next.
+        count = self.recorded.clamp(min=1)
+        deviation = (self.ratio_deviations / (count - 1).clamp(min=1) + 1e-8).sqrt()
+        proposal = deviation / _nonzero(self.ratio_mean).abs()
+
+        losses = losses.detach()
+        mean = torch.where(count == 1, losses, self.loss_mean)
+        ratio = torch.where(mean == 0, 1.0, losses / _nonzero(mean))
+        ratio_mean = self.ratio_mean + (ratio - self.ratio_mean) / count
+        deviations = self.ratio_deviations + (ratio - self.ratio_mean) * (ratio - ratio_mean)
+        loss_mean = self.loss_mean + (losses - self.loss_mean) / count
+        for state, new in (
+            (self.ratio_deviations, deviations),
+            (self.ratio_mean, ratio_mean),
+            (self.loss_mean, loss_mean),
+        ):
+            state.copy_(torch.where(finite, new, state))
+        return proposal
+
+    def _normal_numbers(self) -> Tensor:
+        """K standard normal numbers from the seed and the step, the same on every device."""
+        count = len(self.names)
+        counter = self.step * count + torch.arange(count, device=self.step.device)
+        bits = _mix(_mix(counter) ^ self.random_key)
+        # 23 bits and a half step: exact in float32, never 0 or 1.
+        uniform = ((bits >> 9).to(self.weights.dtype) + 0.5) / 2**23
+        return 2**0.5 * torch.erfinv(2 * uniform - 1)
+
+
+def symmetric_log(values: Tensor) -> Tensor:
+    """log(1 + x) for x >= 0, -log(1 - x) below (eq. 10)."""
+    return values.sign() * values.abs().log1p()
+
+
+def min_max(history: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of (K, window) scaled to [0, 1] (eq. 9), and which rows are constant, (K,).
+
+    A constant row, for which eq. 9 is 0/0, becomes 0.
+    """
+    low, high = history.aminmax(dim=1, keepdim=True)
+    spread = high - low
+    flat = spread == 0
+    return (history - low) / (spread + flat), flat.squeeze(1)
+
+
+def population_variance(values: Tensor, filled: Tensor, count: Tensor) -> Tensor:
+    """Variance of each row of (K, window) over its `count` filled places (eq. 3)."""
+    share = filled / count
+    mean = (values * share).sum(1, keepdim=True)
+    return ((values - mean).square() * share).sum(1)
+
+
+def median_absolute_deviation(
+    values: Tensor, filled: Tensor, count: Tensor, *, released: bool = False
+) -> Tensor:
+    """Median distance of each row of (K, window) from its median (eq. 5), over the filled places.
+
+    released: take the median of the released notebook, see `DynamicMemoryFusion`.
+    """
+    upper = count // 2
+    lower = upper - (count + (0 if released else 1)) % 2
+    middle = torch.stack((lower.clamp(min=0), upper))
+
+    def median(row: Tensor) -> Tensor:
+        ordered = torch.where(filled, row, torch.inf).sort(dim=1).values
+        return ordered.index_select(1, middle).mean(1, keepdim=True)
+
+    return median((values - median(values)).abs()).squeeze(1)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Whether all are finite: x - x is NaN otherwise (`isfinite` takes twice as many kernels)."""
+    values = values.detach()
+    return (values - values == 0).all()
+
+
+def _nonzero(values: Tensor) -> Tensor:
+    return values + (values == 0)
+
+
+def _without_dead_non_finite(term: Tensor, trains: bool) -> Tensor:
+    """The term, or 0 for a non-finite value without gradient in a total that has one."""
+    if trains and not term.requires_grad:
+        return term.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return term
+
+
+def _distribution(what: str, values: Sequence[float] | None, count: int) -> Tensor:
+    numbers = (
+        torch.ones(count)
+        if values is None
+        else torch.tensor(values, dtype=torch.get_default_dtype())
+    )
+    if numbers.shape != (count,):
+        raise ValueError(f"{what} must be {count} numbers, one per loss, got {values!r}")
+    if not (numbers.isfinite().all() and (numbers >= 0).all() and numbers.sum() > 0):
+        raise ValueError(f"{what} must be finite, >= 0 and not all 0, got {values!r}")
+    return numbers / numbers.sum()
+
+
+def _mix(bits: T) -> T:
+    """A 32-bit integer hash. Products stay below 2**63, so int64 tensors never overflow."""
+    bits = bits & 0xFFFFFFFF
+    bits = ((bits ^ (bits >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
+    bits = ((bits ^ (bits >> 15)) * (0xD35A2D97 - 2**32)) & 0xFFFFFFFF
+    return bits ^ (bits >> 15)

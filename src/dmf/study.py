@@ -1,0 +1,577 @@
+"""``params.yaml`` as a typed, validated object, and what each step of the workflow takes from it.
+
+The command line, Snakemake and the tests read the study through this module alone. It holds no
+formula: a change here never makes a training stale by itself, only changed values do.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dmf.errors import DmfError
+
+AUXILIARIES = ("none", "tversky", "focal", "cb_dice")
+PAPER_WEIGHTINGS = ("variance", "mad", "bayesian")
+EXTRA_WEIGHTINGS = ("fixed", "random", "softadapt", "cov")
+SMOOTHED = "_ema"
+SUBSETS = ("train", "validation", "test")
+PAPER_DATASETS = ("busi", "busc", "bus")
+
+# The notebook's four departures from the paper, as `preset: released` sets them.
+RELEASED = {
+    ("losses", "kind"): "hard",
+    ("losses", "focal", "applied_to"): "precision",
+    ("fusion", "median"): "released",
+    ("fusion", "detach"): False,
+}
+
+
+def _number(value: Any) -> Any:
+    """Let YAML 1.1 readers pass `1e-3`, which they deliver as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are refused, values are not coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PhantomSource(Settings):
+    """A synthetic set, made on the spot by :mod:`dmf.data.phantom`."""
+
+    kind: Literal["phantom"]
+    images: Annotated[int, Field(ge=12)] = 200
+    size: Annotated[int, Field(ge=32, le=512)] = 128
+    seed: Annotated[int, Field(ge=0)] = 0
+    malignant_share: Annotated[Number, Field(ge=0, le=1)] = 0.33
+
+
+class ArchiveSource(Settings):
+    """One of the paper's sets: downloaded, or taken from a local archive or folder."""
+
+    kind: Literal["busi", "busc", "bus"]
+    archive: str | None = None
+    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
+
+
+class FolderSource(Settings):
+    """Somebody's own images and masks, from a folder or an archive.
+
+    Masks lie in a folder of their own (`masks`) or beside the images with `mask_suffix` added to
+    the stem. With two classes everything above `mask_threshold` is foreground; with more, the
+    grey values found in `class_values` (background first) are the classes.
+    """
+
+    kind: Literal["folder"]
+    archive: str
+    images: str = "images"
+    masks: str | None = "masks"
+    mask_suffix: str = ""
+    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
+    class_values: list[Annotated[int, Field(ge=0, le=255)]] = [0, 255]
+    licence: str = "not stated"
+    citation: str = ""
+
+    @model_validator(mode="after")
+    def _masks_can_be_found(self) -> Self:
+        if self.masks is None and not self.mask_suffix:
+            raise ValueError("give `masks` (a folder) or `mask_suffix` (such as _mask)")
+        if len(self.class_values) < 2 or len(set(self.class_values)) != len(self.class_values):
+            raise ValueError("class_values needs at least two different grey values")
+        return self
+
+
+Source = Annotated[PhantomSource | ArchiveSource | FolderSource, Field(discriminator="kind")]
+
+
+class Filter(Settings):
+    """The bilateral filter (eq. 26-27), as OpenCV takes it."""
+
+    apply: bool = True
+    diameter: Count = 9
+    sigma_color: Positive = 75.0
+    sigma_space: Positive = 75.0
+    order: Literal["before_resize", "after_resize"] = "before_resize"
+
+
+class Duplicates(Settings):
+    """When two images count as near duplicates."""
+
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 0.99
+
+
+class Data(Settings):
+    """How images become arrays."""
+
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 128
+    filter: Filter = Filter()
+    problems: Literal["refuse", "skip"] = "refuse"
+    duplicates: Duplicates = Duplicates()
+
+
+class Split(Settings):
+    """How images are divided; seed s gives the split of run s."""
+
+    train: Fraction = 0.70
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    kind: Literal["naive", "grouped"] = "naive"
+    per_seed: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(
+                f"train, validation and test are fractions that must sum to 1, "
+                f"but {self.train} + {self.validation} + {self.test} = {total:.6g}"
+            )
+        return self
+
+
+class Model(Settings):
+    """The U-Net: filters of its down blocks, outermost first; batch-norm momentum as in Keras."""
+
+    filters: Annotated[list[Count], Field(min_length=1, max_length=6)] = [32, 64, 128, 256]
+    batch_norm_momentum: Fraction = 0.99
+
+
+class Training(Settings):
+    """The optimiser and its budget."""
+
+    epochs: Count = 100
+    batch_size: Count = 32
+    learning_rate: Positive = 0.001
+    adam_epsilon: Positive = 1e-7
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+
+
+class Tversky(Settings):
+    """Eq. 20: alpha weighs false positives, beta false negatives."""
+
+    alpha: Positive = 0.7
+    beta: Positive = 0.3
+
+
+class Focal(Settings):
+    """Eq. 19; `applied_to: precision` is the notebook's variant."""
+
+    gamma: Annotated[Number, Field(ge=0)] = 2.0
+    alpha: Positive = 0.25
+    applied_to: Literal["pixels", "precision"] = "pixels"
+
+
+class Losses(Settings):
+    """The base losses, and how the region losses are counted."""
+
+    base: Annotated[list[Literal["cross_entropy", "iou", "dice"]], Field(min_length=1)] = [
+        "cross_entropy",
+        "iou",
+        "dice",
+    ]
+    kind: Literal["soft", "hard"] = "soft"
+    reduction: Literal["batch", "image"] = "batch"
+    tversky: Tversky = Tversky()
+    focal: Focal = Focal()
+
+    @field_validator("base")
+    @classmethod
+    def _each_once(cls, base: list[str]) -> list[str]:
+        if len(set(base)) != len(base):
+            raise ValueError("a base loss is named twice")
+        return base
+
+
+class Fusion(Settings):
+    """The memory and the statistics that turn it into weights."""
+
+    warmup: Count = 50
+    window: Annotated[int, Field(ge=2)] = 150
+    median: Literal["true", "released"] = "true"
+    detach: bool = True
+    prior_update: Literal["every_step", "fixed"] = "every_step"
+    smoothing: Fraction = 0.9
+
+    @model_validator(mode="after")
+    def _memory_is_long_enough(self) -> Self:
+        if self.warmup > self.window:
+            raise ValueError(
+                f"warmup ({self.warmup}) must not exceed window ({self.window}): the history "
+                "would never be long enough to leave the warm-up"
+            )
+        return self
+
+
+class Auxiliary(Settings):
+    """gamma(t) = gamma0 * exp(-decay * t), t counted in units of `step_batches` batches (eq. 2)."""
+
+    gamma0: Annotated[Number, Field(ge=0)] = 5.0
+    decay: Annotated[Number, Field(ge=0)] = 0.05
+    step_batches: Count = 100
+
+
+class Execution(Settings):
+    """Where and how to run; never part of a run key or of a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    slots: Count = 2
+    threads: Count = 1
+    checkpoint_epochs: Count = 10
+
+
+class Report(Settings):
+    """What the tables, figures and verdicts need to be told."""
+
+    confidence: Fraction = 0.95
+    margin: Positive = 0.005
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    samples: Count = 5
+    qualitative_seed: Annotated[int, Field(ge=0)] = 0
+    dpi: Annotated[int, Field(ge=50, le=600)] = 150
+
+
+class Grid(Settings):
+    """Which runs make up the study."""
+
+    name: Name = "paper"
+    workdir: str = "."
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    configurations: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[int, Field(ge=1, le=100)] = 10
+
+    @field_validator("datasets", "configurations")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"named twice: {', '.join(sorted(twice))}")
+        return names
+
+    @field_validator("configurations")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        configurations = [parse_configuration(name) for name in names]
+        if {"fixed", "none-fixed"} <= set(names):
+            raise ValueError("`fixed` is short for `none-fixed`: keep one of the two")
+        assert len(configurations) == len(names)
+        return names
+
+
+class Configuration(Settings):
+    """One way to weight the losses: `<auxiliary>-<weighting>`, `fixed` or `cross_entropy`."""
+
+    name: str
+    auxiliary: Literal["none", "tversky", "focal", "cb_dice"]
+    weighting: Literal["variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov"]
+    smoothed: bool = False
+    only_cross_entropy: bool = False
+
+
+def parse_configuration(name: str) -> Configuration:
+    """Return the configuration that ``name`` stands for; raises ValueError for an unknown name.
+
+    `_ema` after a weighting (`cb_dice-variance_ema`) smooths its weights with an exponential moving
+    average. `cross_entropy` trains with that loss alone.
+    """
+    if name == "cross_entropy":
+        return Configuration(
+            name=name, auxiliary="none", weighting="fixed", only_cross_entropy=True
+        )
+    auxiliary, _, weighting = ("none-fixed" if name == "fixed" else name).partition("-")
+    smoothed = weighting.endswith(SMOOTHED)
+    weighting = weighting.removesuffix(SMOOTHED)
+    if (
+        auxiliary not in AUXILIARIES
+        or weighting not in PAPER_WEIGHTINGS + EXTRA_WEIGHTINGS
+        or (smoothed and weighting == "fixed")
+    ):
+        close = difflib.get_close_matches(name, known_configurations(), n=1)
+        raise ValueError(
+            f"unknown configuration {name!r}"
+            + (f" (did you mean {close[0]!r}?)" if close else "")
+            + f". Allowed: fixed, cross_entropy, or <auxiliary>-<weighting> with auxiliary one of "
+            f"{', '.join(AUXILIARIES)} and weighting one of "
+            f"{', '.join(PAPER_WEIGHTINGS + EXTRA_WEIGHTINGS)}, each but fixed also with {SMOOTHED}"
+        )
+    return Configuration.model_validate(
+        {"name": name, "auxiliary": auxiliary, "weighting": weighting, "smoothed": smoothed}
+    )
+
+
+def known_configurations() -> list[str]:
+    """Return every name :func:`parse_configuration` accepts."""
+    weightings = [*PAPER_WEIGHTINGS, *EXTRA_WEIGHTINGS]
+    weightings += [w + SMOOTHED for w in weightings if w != "fixed"]
+    return ["fixed", "cross_entropy", *(f"{a}-{w}" for a in AUXILIARIES for w in weightings)]
+
+
+def paper_configurations() -> list[str]:
+    """Return the paper's 13 configurations in the order of its tables."""
+    order = ("tversky", "focal", "cb_dice", "none")
+    return [*(f"{a}-{w}" for a in order for w in PAPER_WEIGHTINGS), "fixed"]
+
+
+class DownloadParameters(Settings):
+    """What the download step needs."""
+
+    source: Source
+    problems: Literal["refuse", "skip"]
+    duplicates: Duplicates
+
+
+class FilterParameters(Settings):
+    """What the filter step needs."""
+
+    image_size: int
+    filter: Filter
+
+
+class RunParameters(Settings):
+    """Everything that shapes one training but the data, the seed and the code.
+
+    What a configuration does not use is left out, so that changing the focal loss retrains the
+    focal runs alone.
+    """
+
+    configuration: Configuration
+    model: Model
+    training: Training
+    base: list[str]
+    kind: Literal["soft", "hard"]
+    reduction: Literal["batch", "image"]
+    tversky: Tversky | None = None
+    focal: Focal | None = None
+    fusion: Fusion | None = None
+    auxiliary: Auxiliary | None = None
+
+
+class ReportParameters(Settings):
+    """What aggregation, tables, figures and verdicts need."""
+
+    grid: Grid
+    kinds: dict[str, str]
+    preset: Literal["paper", "released"]
+    split: Split
+    epochs: int
+    image_size: int
+    filters: list[int]
+    auxiliary: Auxiliary
+    report: Report
+
+
+class Study(Settings):
+    """The whole of ``params.yaml``."""
+
+    study: Grid
+    preset: Literal["paper", "released"] = "paper"
+    datasets: dict[Name, Source]
+    data: Data = Data()
+    split: Split = Split()
+    model: Model = Model()
+    training: Training = Training()
+    losses: Losses = Losses()
+    fusion: Fusion = Fusion()
+    auxiliary: Auxiliary = Auxiliary()
+    execution: Execution = Execution()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name in self.study.datasets:
+            if name not in self.datasets:
+                raise ValueError(
+                    f"study.datasets names {name!r}, which `datasets` does not describe. "
+                    f"Described: {', '.join(self.datasets)}"
+                )
+        halvings = 2 ** len(self.model.filters)
+        if self.data.image_size % halvings:
+            raise ValueError(
+                f"data.image_size = {self.data.image_size} cannot be halved "
+                f"{len(self.model.filters)} times (once per entry of model.filters); "
+                f"use a multiple of {halvings}"
+            )
+        return self
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, origin: str = "params.yaml") -> Self:
+        """Validate ``values``; raises DmfError with the key, the value and what is allowed."""
+        settings: dict[str, Any] = deepcopy(dict(values))
+        if settings.get("preset") == "released":
+            for (*path, last), value in RELEASED.items():
+                section = settings
+                for key in path:
+                    section = section.setdefault(key, {})
+                section[last] = value
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise DmfError(_explain(error, origin)) from None
+
+    @classmethod
+    def load(cls, path: Path = Path("params.yaml"), *overlays: Path) -> Self:
+        """Read ``path``, lay the overlays over it (lists replace, mappings merge), validate."""
+        values: dict[str, Any] = {}
+        for file in (path, *overlays):
+            values = _merge(values, _read_yaml(file))
+        return cls.from_mapping(values, origin=" + ".join(map(str, (path, *overlays))))
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the study, 0 to seeds - 1."""
+        return range(self.study.seeds)
+
+    def source(self, dataset: str) -> PhantomSource | ArchiveSource | FolderSource:
+        """Return where ``dataset`` comes from; raises DmfError for an unknown name."""
+        if dataset not in self.datasets:
+            raise DmfError(
+                f"unknown dataset {dataset!r}. Described in params.yaml: {', '.join(self.datasets)}"
+            )
+        return self.datasets[dataset]
+
+    def download_parameters(self, dataset: str) -> DownloadParameters:
+        """Return what the download of ``dataset`` needs."""
+        return DownloadParameters(
+            source=self.source(dataset),
+            problems=self.data.problems,
+            duplicates=self.data.duplicates,
+        )
+
+    def filter_parameters(self) -> FilterParameters:
+        """Return what the filter step needs."""
+        return FilterParameters(image_size=self.data.image_size, filter=self.data.filter)
+
+    def run_parameters(self, name: str) -> RunParameters:
+        """Return what shapes a training of configuration ``name``; raises DmfError if unknown."""
+        try:
+            configuration = parse_configuration(name)
+        except ValueError as error:
+            raise DmfError(str(error)) from None
+        alone = configuration.only_cross_entropy
+        adaptive = configuration.weighting != "fixed"
+        return RunParameters(
+            configuration=configuration,
+            model=self.model,
+            training=self.training,
+            base=["cross_entropy"] if alone else list(self.losses.base),
+            kind=self.losses.kind,
+            reduction=self.losses.reduction,
+            tversky=self.losses.tversky if configuration.auxiliary == "tversky" else None,
+            focal=self.losses.focal if configuration.auxiliary == "focal" else None,
+            fusion=self.fusion if adaptive else None,
+            auxiliary=self.auxiliary if configuration.auxiliary != "none" else None,
+        )
+
+    def report_parameters(self) -> ReportParameters:
+        """Return what aggregation and the report need."""
+        return ReportParameters(
+            grid=self.study,
+            kinds={name: self.datasets[name].kind for name in self.study.datasets},
+            preset=self.preset,
+            split=self.split,
+            epochs=self.training.epochs,
+            image_size=self.data.image_size,
+            filters=self.model.filters,
+            auxiliary=self.auxiliary,
+            report=self.report,
+        )
+
+
+def run_folder(dataset: str, configuration: str, seed: int) -> Path:
+    """Return the folder of one run, relative to the study's working directory."""
+    return Path("models") / dataset / configuration / f"seed-{seed:02d}"
+
+
+def split_file(dataset: str, seed: int) -> Path:
+    """Return the split of one seed, relative to the study's working directory."""
+    return Path("data/splits") / dataset / f"seed-{seed:02d}.csv"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DmfError(
+            f"{path} cannot be read ({error.strerror}). Run from the project's root, "
+            "or name the file with --params."
+        ) from None
+    except yaml.YAMLError as error:
+        raise DmfError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise DmfError(f"{path} must hold a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """Turn a validation error into lines of `key: what is wrong`, with a suggestion for typos."""
+    lines = []
+    for problem in error.errors():
+        # Tags of discriminated unions are part of the location, but not of the file.
+        location = [str(part) for part in problem["loc"]]
+        if len(location) > 2 and location[0] == "datasets":
+            del location[2:3]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            allowed = _allowed_keys(location[:-1])
+            close = difflib.get_close_matches(location[-1], allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            lines.append(f"{key}: unknown key.{hint} Allowed here: {', '.join(allowed)}")
+        elif problem["type"] in ("value_error", "assertion_error"):
+            lines.append(
+                f"{key}: {problem['ctx']['error']}" if key else f"{problem['ctx']['error']}"
+            )
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing; this key is required")
+        else:
+            lines.append(f"{key} = {problem['input']!r}: {_lower(problem['msg'])}")
+    return f"{origin} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _lower(message: str) -> str:
+    return re.sub(r"^Input s", "s", message)
+
+
+def _allowed_keys(location: Sequence[str]) -> list[str]:
+    section: Any = Study
+    for index, key in enumerate(location):
+        if index == 1 and location[0] == "datasets":
+            kinds = (PhantomSource, ArchiveSource, FolderSource)
+            return sorted({field for kind in kinds for field in kind.model_fields})
+        section = section.model_fields[key].annotation
+    return list(section.model_fields)

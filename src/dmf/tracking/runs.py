@@ -1,0 +1,188 @@
+"""Run folders in MLflow's terms: metrics, parameters and tags of finished and running trainings."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmf.errors import DmfError
+from dmf.files import read_json, sha256_file
+from dmf.study import SUBSETS, run_folder
+
+Row = dict[str, float]
+Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
+
+_SECTIONS = re.compile(r"^(loss|weighted|weight|validation)_")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One cell of the study's grid."""
+
+    dataset: str
+    configuration: str
+    seed: int
+
+    def __str__(self) -> str:
+        return self.folder.relative_to("models").as_posix()
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """The dataset and configuration, which the seeds share."""
+        return self.dataset, self.configuration
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.dataset, self.configuration, self.seed)
+
+    @property
+    def live_folder(self) -> Path:
+        return Path(".checkpoints") / self.folder.relative_to("models")
+
+    def is_finished(self) -> bool:
+        """Return whether the run folder is complete: its metrics are written last."""
+        return (self.folder / "metrics.json").exists()
+
+    def live_key(self) -> str | None:
+        """Return the run key of the training that goes on here, or None."""
+        if self.is_finished() or not (self.live_folder / "history.csv").exists():
+            return None
+        try:
+            key: str = read_json(self.live_folder / "run.json")["key"]
+        except DmfError:
+            return None  # it has just ended and taken its live copy away
+        return key
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run; ``version`` changes with its key and its numbers."""
+
+    slot: Slot
+    record: dict[str, Any]
+    outcome: dict[str, Any]
+    version: str
+
+    @classmethod
+    def read(cls, slot: Slot) -> "Finished":
+        """Read the folder of a finished run; raises DmfError if it is damaged."""
+        run, metrics = slot.folder / "run.json", slot.folder / "metrics.json"
+        record, outcome = read_json(run), read_json(metrics)
+        for path, value, names in (
+            (run, record, {"key", "parameters", "hashes"}),
+            (metrics, outcome, {"status", "last", "best"}),
+        ):
+            if not isinstance(value, dict) or not names <= set(value):
+                raise DmfError(
+                    f"{path} is not the record of a run. Delete {slot.folder} and train it again."
+                )
+        return cls(slot, record, outcome, f"{record['key']}-{sha256_file(metrics)[:12]}")
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.outcome["status"] != "complete")
+
+    def history(self) -> list[Row]:
+        """Return the rows of `history.csv`, one per epoch."""
+        return read_rows(self.slot.folder / "history.csv")
+
+    def times(self, epochs: int) -> tuple[list[int], int]:
+        """Return when each epoch, and the run, ended (ms since 1970), from `timing.csv`."""
+        end = (self.slot.folder / "run.json").stat().st_mtime
+        seconds = [row.get("seconds", 0.0) for row in read_rows(self.slot.folder / "timing.csv")]
+        seconds = (seconds + [0.0] * epochs)[:epochs]
+        return [round(1000 * (end - sum(seconds[i + 1 :]))) for i in range(epochs)], round(
+            1000 * end
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Return the pooled metrics of the last and the best epoch; none if the run diverged."""
+        found: dict[str, float] = {}
+        for prefix, scores in (("", self.outcome["last"]), ("best_", self.outcome["best"])):
+            for subset in SUBSETS if scores else ():
+                for name, value in scores[subset].items():
+                    if not name.startswith(("image_", "batch_")):
+                        found[f"{prefix}{subset}_{name}"] = value
+        if self.outcome["best"]:
+            found["best_epoch"] = self.outcome["best"]["epoch"]
+        return found
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters as `section.key` → text; what is not set is left out."""
+        return _flatten(self.record["parameters"])
+
+    def tags(self) -> dict[str, str]:
+        """Return where the run comes from and how it ended."""
+        record = self.record
+        tags = {
+            "status": self.outcome["status"],
+            "synthetic": text(self.outcome.get("synthetic")),
+            "run_key": record["key"],
+            "version": self.version,
+            "commit": text(record.get("commit")),
+            "uncommitted_changes": text(record.get("dirty")),
+            "folder": self.slot.folder.as_posix(),
+            "device": text(record.get("device", {}).get("name")),
+            "precision": text(record.get("precision")),
+        }
+        tags |= {f"{name}_sha256": text(value) for name, value in record["hashes"].items()}
+        tags |= {f"{name}_version": text(v) for name, v in record.get("versions", {}).items()}
+        if record.get("commit"):
+            tags["mlflow.source.git.commit"] = record["commit"]
+        if self.outcome.get("diverged"):
+            where = self.outcome["diverged"]
+            tags["diverged_at"] = ", ".join(f"{name} {value}" for name, value in where.items())
+        return tags
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a table of numbers by epoch; empty if there is no such file.
+
+    Raises DmfError if it is not such a table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(stream)
+            ]
+        if any("epoch" not in row for row in rows):
+            raise ValueError("a row without epoch")
+    except FileNotFoundError:
+        return []
+    except (OSError, TypeError, ValueError) as error:
+        raise DmfError(
+            f"{path} is not a table of numbers ({error}). Delete {path.parent} and train it again."
+        ) from None
+    return rows
+
+
+def epoch_metrics(row: Row) -> dict[str, float]:
+    """Return a row of `history.csv` with its columns in sections: `loss_dice` is `loss/dice`.
+
+    MLflow's user interface folds sections; values that are not finite are left out.
+    """
+    return {
+        _SECTIONS.sub(r"\1/", name): value
+        for name, value in row.items()
+        if name != "epoch" and math.isfinite(value)
+    }
+
+
+def text(value: Any) -> str:
+    """Return ``value`` as MLflow keeps it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            flat |= _flatten(part, f"{prefix}{key}.")
+        elif part is not None:
+            flat[prefix + key] = text(part)
+    return flat

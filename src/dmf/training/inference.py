@@ -1,0 +1,57 @@
+"""Masks from a model file."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from dmf.errors import DmfError
+from dmf.study import FilterParameters
+from dmf.unet import UNet
+
+
+def read_model(path: Path) -> tuple[UNet, FilterParameters]:
+    """Return the network of a model file, ready to evaluate, and how its images were prepared.
+
+    Raises DmfError if the file is missing, damaged or not written by `dmf train`.
+    """
+    try:
+        with safe_open(path, "pt") as stream:
+            metadata = stream.metadata() or {}
+        network = UNet(
+            [int(width) for width in metadata["filters"].split(",")],
+            classes=int(metadata["classes"]),
+            momentum=float(metadata["momentum"]),
+        )
+        network.load_state_dict(load_file(path))
+        preprocessing = FilterParameters.model_validate_json(metadata["preprocessing"])
+    except FileNotFoundError as error:
+        raise DmfError(
+            f"{path} does not exist. Train the run, or fetch models with: dvc pull"
+        ) from error
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DmfError(
+            f"{path} is not a sound model of this project ({error}). Fetch it again with dvc pull, "
+            "or delete its folder and train again."
+        ) from error
+    network.eval()
+    return network.to(memory_format=torch.channels_last), preprocessing
+
+
+def predict(
+    model_file: Path, images: npt.NDArray[np.uint8], batch_size: int = 32
+) -> npt.NDArray[np.uint8]:
+    """Return class indices, uint8 (N, H, W), for grey images uint8 (N, H, W), on the CPU in fp32.
+
+    Images must be filtered and have the size the model was trained on.
+    """
+    network, _ = read_model(model_file)
+    masks = []
+    with torch.inference_mode():
+        for batch in torch.from_numpy(images).split(batch_size):
+            logits = network(batch[:, None].float().div(255))
+            masks.append(logits.argmax(1).to(torch.uint8))
+    return torch.cat(masks).numpy()

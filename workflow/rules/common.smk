@@ -1,0 +1,62 @@
+"""What the rules share: names that exist, parameters as JSON, devices, and provenance lost."""
+
+import os
+
+from dmf.code import code_hash
+from dmf.study import run_folder, split_file
+from dmf.training.devices import visible_devices
+
+DATASETS = study.study.datasets
+CONFIGURATIONS = study.study.configurations
+SEEDS = [f"{seed:02d}" for seed in study.seeds]
+
+
+wildcard_constraints:
+    dataset="|".join(DATASETS),
+    configuration="|".join(CONFIGURATIONS),
+    seed="|".join(SEEDS),
+
+
+# Where to run is no parameter of a rule: a change of it must not make results stale.
+os.environ["DMF_EXECUTION"] = study.execution.model_dump_json()
+# MLflow and DVC ask nobody's permission to phone home.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+envvars:
+    "DMF_EXECUTION",
+
+
+# One job asks for one slot. Without a limit, `--cores all` would start as many as there are cores.
+DEVICES = [] if study.execution.device == "cpu" else visible_devices()
+if DEVICES and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", len(DEVICES) * study.execution.slots)
+
+
+# Without its metadata Snakemake cannot see that a parameter changed, and takes what lies there for
+# up to date. So every step is checked once; finished runs are adopted by their key, not repeated.
+if (
+    workflow.is_main_process
+    and not workflow.touch
+    and not Path(".snakemake/metadata").is_dir()
+    and any(Path("models").glob("*/*/seed-*/run.json"))
+):
+    workflow.dag_settings.forcerun = frozenset(
+        {*workflow.dag_settings.forcerun, "filter", "split", "train"}
+    )
+
+
+def all_metrics(datasets):
+    """Return the metrics of every run of the study on these data sets."""
+    return [
+        str(run_folder(dataset, configuration, seed) / "metrics.json")
+        for dataset in datasets
+        for configuration in CONFIGURATIONS
+        for seed in study.seeds
+    ]
+
+
+def all_splits(dataset):
+    """Return the splits of every seed of the study."""
+    return [str(split_file(dataset, seed)) for seed in study.seeds]

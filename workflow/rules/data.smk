@@ -1,0 +1,92 @@
+"""download -> filter -> split.
+
+Makes data/raw/<set>/ (images, masks, manifest), data/filtered/<set>.npz with its description, and
+one split for every seed, so that adding a seed changes no other.
+"""
+
+
+rule download:
+    output:
+        manifest="data/raw/{dataset}/manifest.csv",
+        description="data/raw/{dataset}/manifest.json",
+    log:
+        "logs/download/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/download/{dataset}.tsv"
+    params:
+        parameters=lambda wildcards: study.download_parameters(
+            wildcards.dataset
+        ).model_dump_json(),
+        code=code_hash("download"),
+        root=workflow.basedir,
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    shell:
+        "dmf download {wildcards.dataset} --root {params.root:q}"
+        " --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+
+
+rule filter:
+    input:
+        manifest="data/raw/{dataset}/manifest.csv",
+        description="data/raw/{dataset}/manifest.json",
+    output:
+        arrays="data/filtered/{dataset}.npz",
+        description="data/filtered/{dataset}.json",
+    log:
+        "logs/filter/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/filter/{dataset}.tsv"
+    params:
+        parameters=study.filter_parameters().model_dump_json(),
+        code=code_hash("filter"),
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    shell:
+        "dmf filter {wildcards.dataset} --parameters {params.parameters:q}"
+        " > {log} 2> >(tee -a {log} >&2)"
+
+
+rule split:
+    input:
+        manifest="data/raw/{dataset}/manifest.csv",
+    output:
+        split="data/splits/{dataset}/seed-{seed}.csv",
+    log:
+        "logs/split/{dataset}/seed-{seed}.log",
+    benchmark:
+        "logs/benchmarks/split/{dataset}/seed-{seed}.tsv"
+    params:
+        parameters=study.split.model_dump_json(),
+        code=code_hash("split"),
+        seed=lambda wildcards: int(wildcards.seed),
+    resources:
+        mem_mb=500,
+        runtime=10,
+    shell:
+        "dmf split {wildcards.dataset} {params.seed} --parameters {params.parameters:q}"
+        " > {log} 2> >(tee -a {log} >&2)"
+
+
+# Rules with wildcards cannot be asked for by name; these can: download_busi, filter_busi, ...
+for dataset in DATASETS:
+
+    rule:
+        name:
+            f"download_{dataset}"
+        input:
+            f"data/raw/{dataset}/manifest.csv",
+
+    rule:
+        name:
+            f"filter_{dataset}"
+        input:
+            f"data/filtered/{dataset}.json",
+
+    rule:
+        name:
+            f"split_{dataset}"
+        input:
+            all_splits(dataset),

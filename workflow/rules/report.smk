@@ -1,0 +1,110 @@
+"""aggregate -> figures -> report, and the runs into MLflow.
+
+Needs the metrics of every run of the study. Makes reports/results.csv, reports/metrics.json, the
+figures, the tables, the page, and mlflow/tracked.json, which lists what MLflow has.
+"""
+
+from dmf.analysis.figures import expected
+
+FIGURES = [f"reports/figures/{name}" for name in expected(study.report_parameters())]
+
+
+def figure_output(name):
+    """Return an output that `snakemake --report` shows, by data set."""
+    if not name.endswith(".png"):
+        return name
+    dataset, _, kind = Path(name).stem.partition("-")
+    return report(
+        name,
+        caption="../report/figure.rst",
+        category=f"Figures: {dataset}",
+        labels={"figure": kind.replace("-", " ")},
+    )
+
+
+rule aggregate:
+    input:
+        all_metrics(DATASETS),
+    output:
+        results="reports/results.csv",
+        metrics="reports/metrics.json",
+    log:
+        "logs/aggregate.log",
+    benchmark:
+        "logs/benchmarks/aggregate.tsv"
+    params:
+        parameters=study.report_parameters().model_dump_json(
+            include={"grid", "kinds"}
+        ),
+        code=code_hash("aggregate"),
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    shell:
+        "dmf aggregate --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+
+
+rule figures:
+    input:
+        results="reports/results.csv",
+    output:
+        [figure_output(name) for name in FIGURES],
+    log:
+        "logs/figures.log",
+    benchmark:
+        "logs/benchmarks/figures.tsv"
+    params:
+        parameters=study.report_parameters().model_dump_json(),
+        code=code_hash("report"),
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "dmf figures --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+
+
+rule report:
+    input:
+        results="reports/results.csv",
+        figures=FIGURES,
+    output:
+        page=report(
+            "reports/index.html", caption="../report/page.rst", category="The report"
+        ),
+        markdown="reports/report.md",
+        tables=report(
+            directory("reports/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+        ),
+    log:
+        "logs/report.log",
+    benchmark:
+        "logs/benchmarks/report.tsv"
+    params:
+        parameters=study.report_parameters().model_dump_json(),
+        code=code_hash("report"),
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "dmf report --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+
+
+rule track:
+    input:
+        all_metrics(DATASETS),
+    output:
+        "mlflow/tracked.json",
+    log:
+        "logs/track.log",
+    benchmark:
+        "logs/benchmarks/track.tsv"
+    params:
+        parameters=study.report_parameters().model_dump_json(),
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "dmf track --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"

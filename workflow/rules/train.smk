@@ -1,0 +1,43 @@
+"""One job, one run: a data set, a configuration and a seed.
+
+Needs the arrays and the split of the seed. Makes models/<set>/<configuration>/seed-NN/, of which
+`metrics.json`, written last, is declared. A complete folder with the same run key is adopted; an
+interrupted run continues from its checkpoint in .checkpoints/.
+"""
+
+
+rule train:
+    input:
+        arrays=ancient("data/filtered/{dataset}.npz"),
+        description="data/filtered/{dataset}.json",
+        split="data/splits/{dataset}/seed-{seed}.csv",
+    output:
+        metrics="models/{dataset}/{configuration}/seed-{seed}/metrics.json",
+    log:
+        "logs/train/{dataset}/{configuration}/seed-{seed}.log",
+    benchmark:
+        "logs/benchmarks/train/{dataset}/{configuration}/seed-{seed}.tsv"
+    params:
+        parameters=lambda wildcards: study.run_parameters(
+            wildcards.configuration
+        ).model_dump_json(),
+        code=code_hash("train"),
+        seed=lambda wildcards: int(wildcards.seed),
+    threads: study.execution.threads
+    resources:
+        gpu=1 if DEVICES else 0,
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    shell:
+        "dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
+        ' --parameters {params.parameters:q} --execution "$DMF_EXECUTION"'
+        " > {log} 2> >(tee -a {log} >&2)"
+
+
+for dataset in DATASETS:
+
+    rule:
+        name:
+            f"train_{dataset}"
+        input:
+            all_metrics([dataset]),
