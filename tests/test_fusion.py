@@ -96,14 +96,14 @@ def test_bayesian_prior(prior_update: str) -> None:
 
 
 def test_bayesian_does_not_underflow() -> None:
-    """A loss that has lost for thousands of steps can still win: no probability is stuck at 0."""
+    """A loss that has lost for hundreds of steps can still win: no probability is stuck at 0."""
     fusion = DynamicMemoryFusion(2, "bayesian", warmup=2, window=10)
     wide, narrow = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.0, 0.0, 1.0])
-    for step in range(3000):
+    for step in range(600):
         fusion(torch.stack((wide[step % 2], narrow[step % 4])))
     assert fusion.weights[0] == 0  # far below the smallest float32
     assert fusion.log_prior.isfinite().all()
-    for step in range(6000):
+    for step in range(1200):
         fusion(torch.stack((narrow[step % 4], wide[step % 2])))
     assert fusion.weights[0] == 1
 
@@ -257,7 +257,9 @@ def test_constant_histories_are_counted() -> None:
         [0.5, 0.5],
         {"constant_history": 7, "uniform_fallback": 7},
     )
-    assert after("variance", constant, moving) == ([0.0, 1.0], {"constant_history": 7})
+    weights, events = after("variance", constant, moving)
+    assert weights == pytest.approx([0, 1], abs=1e-12)
+    assert events == {"constant_history": 7}
     assert after("mad", constant, constant) == ([0.5, 0.5], {"constant_history": 7})
     weights, events = after("mad", constant, moving)
     assert weights == pytest.approx([1, 0], abs=1e-5)  # 1e-7 / MAD
@@ -310,9 +312,10 @@ def test_gradient_with_and_without_detached_weights(weighting: str, median: str)
     values = torch.as_tensor(series(11, steps=31))
     for losses in values.T[:30]:
         fusion(losses)
-    current = values[:, 30].clone().requires_grad_()
+    # The lowest values so far, on which every statistic depends through the min-max scaling.
+    current = (values.amin(1) - 0.1).requires_grad_()
 
-    # Every evaluation is the same step of a copy. The weights move with the current losses.
+    # Every evaluation is the same step of a copy.
     def total(losses: Tensor) -> Tensor:
         return copy.deepcopy(fusion)(losses)
 
@@ -338,9 +341,7 @@ def test_gradients_through_the_weights_of_constant_histories_are_finite(weightin
 
 def test_losses_by_name_in_order_and_as_a_tensor_are_the_same() -> None:
     names = ["data", "boundary", "initial"]
-    by_name, in_order, stacked = (
-        DynamicMemoryFusion(names, warmup=3, window=9) for _ in range(3)
-    )
+    by_name, in_order, stacked = (DynamicMemoryFusion(names, warmup=3, window=9) for _ in range(3))
     for a, b, c in torch.rand(12, 3, generator=torch.Generator().manual_seed(0)):
         total = by_name({"initial": c, "data": a, "boundary": b.reshape(1)})
         assert torch.equal(in_order([a, b, c]), total)

@@ -105,7 +105,11 @@ def download(
     run(
         dataset,
         _given(
-            DownloadParameters, parameters, params, overlay, lambda s: s.download_parameters(dataset)
+            DownloadParameters,
+            parameters,
+            params,
+            overlay,
+            lambda s: s.download_parameters(dataset),
         ),
         root,
     )
@@ -184,9 +188,7 @@ def aggregate(
 
 
 @app.command()
-def figures(
-    parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
-) -> None:
+def figures(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     """Draw the figures from reports/results.csv and the histories."""
     from dmf.analysis import figures, results
 
@@ -240,7 +242,9 @@ def ui(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Ultrasound images.")],
     model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors file.")],
-    output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+    output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
+        "predictions"
+    ),
 ) -> None:
     """Segment images with a trained model: <name>_mask.png and <name>_overlay.png."""
     from dmf.training.predict import predict_files
@@ -251,12 +255,16 @@ def predict(
 
 
 @app.command()
-def verify(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+def verify(
+    dataset: Annotated[str | None, typer.Option(help="Only this set.")] = None,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
     """Compare data, splits and models with the hashes and parameters they must have."""
     from dmf.verify import problems
 
     study = _study(params, overlay)
-    found = problems(study)
+    found = problems(study, study.study.datasets if dataset is None else [dataset])
     for line in found:
         typer.echo(line, err=True)
     if found:

@@ -31,7 +31,9 @@ def step_files(step: str) -> list[Path]:
     for name in STEP_FILES[step]:
         path = _PACKAGE / name
         found = path.rglob("*") if path.is_dir() else [path]
-        files |= {f.relative_to(_PACKAGE) for f in found if f.is_file() and "__pycache__" not in f.parts}
+        files |= {
+            f.relative_to(_PACKAGE) for f in found if f.is_file() and "__pycache__" not in f.parts
+        }
     return sorted(files)
 
 

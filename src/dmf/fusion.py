@@ -83,8 +83,7 @@ class DynamicMemoryFusion(nn.Module):
     Raises ValueError for options that do not fit together.
     """
 
-    weights: Tensor
-    gamma: Tensor
+    coefficients: Tensor
     step: Tensor
     event_counts: Tensor
     history: Tensor
@@ -157,8 +156,7 @@ class DynamicMemoryFusion(nn.Module):
         self.smoothing = smoothing
 
         start = _distribution("fixed_weights", fixed_weights, count)
-        self.register_buffer("weights", start)
-        self.register_buffer("gamma", torch.tensor(gamma0))
+        self.register_buffer("coefficients", torch.cat((start, torch.tensor([gamma0]))))
         self.register_buffer("step", torch.tensor(0))
         self.register_buffer("recorded", torch.tensor(0))
         self.register_buffer("event_counts", torch.zeros(len(EVENTS), dtype=torch.int64))
@@ -177,6 +175,16 @@ class DynamicMemoryFusion(nn.Module):
             self.register_buffer("ratio_deviations", torch.zeros(count))
         if weighting == "random":
             self.register_buffer("random_key", torch.tensor(_mix(_mix(seed >> 32) ^ seed)))
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights of the base losses in the last training step, (K,)."""
+        return self.coefficients[:-1]
+
+    @property
+    def gamma(self) -> Tensor:
+        """The weight of the auxiliary loss in the last training step, 0-dim; 0 if it had none."""
+        return self.coefficients[-1]
 
     @property
     def events(self) -> dict[str, Tensor]:
@@ -201,14 +209,14 @@ class DynamicMemoryFusion(nn.Module):
         """
         values, terms = self._values_and_terms(losses)
         if self.training:
-            weights, gamma = self._advance(values.detach() if self.detach else values, auxiliary)
+            coefficients = self._advance(values.detach() if self.detach else values, auxiliary)
         else:
-            weights, gamma = self.weights.clone(), self.gamma.clone()
-        total = (weights * terms).sum()
-        if auxiliary is not None:
-            auxiliary = auxiliary.to(total.dtype).reshape(())
-            total = total + gamma * _without_dead_non_finite(auxiliary, total.requires_grad)
-        return total
+            coefficients = self.coefficients.clone()
+        if auxiliary is None:
+            return (coefficients[:-1] * terms).sum()
+        trains = terms.requires_grad or auxiliary.requires_grad
+        auxiliary = _without_dead_non_finite(auxiliary.to(terms.dtype).reshape(1), trains)
+        return (coefficients * torch.cat((terms, auxiliary))).sum()
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.names)}; weighting={self.weighting}"
@@ -217,7 +225,7 @@ class DynamicMemoryFusion(nn.Module):
         self, losses: Tensor | Sequence[Tensor] | Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The losses as they are, and as they enter the total; both (K,)."""
-        count, dtype, device = len(self.names), self.weights.dtype, self.weights.device
+        count, dtype, device = len(self.names), self.coefficients.dtype, self.coefficients.device
         if isinstance(losses, Mapping):
             if set(losses) != set(self.names):
                 raise ValueError(f"expected losses named {self.names}, got {tuple(losses)}")
@@ -241,34 +249,36 @@ class DynamicMemoryFusion(nn.Module):
             )
         return values, terms
 
-    def _advance(self, losses: Tensor, auxiliary: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One training step of the state; the weights and gamma that it uses."""
+    def _advance(self, losses: Tensor, auxiliary: Tensor | None) -> Tensor:
+        """One training step of the state; the weights and gamma that it uses, (K + 1,)."""
         finite = _finite(losses)
-        self.recorded.add_(finite)
         constant = fallback = bad_auxiliary = self._never
+        self.recorded.add_(finite)
         weights = self.weights
         if self.weighting != "fixed":
-            active = finite & (self.recorded >= self.warmup)
-            scores, constant, fallback = self._score(losses, finite, active)
-            weights = scores.softmax(0)
+            recorded = self.recorded if self.detach else _pinned(self.recorded)
+            active = finite & (recorded >= self.warmup)
+            scores, constant, fallback = self._score(losses, finite, recorded, active)
+            proposal = scores.softmax(0)
             if self.smoothing is not None:
-                weights = self.smoothing * self.weights + (1 - self.smoothing) * weights
-            weights = torch.where(active, weights, self.weights)
-            self.weights.copy_(weights.detach())
+                proposal = self.smoothing * weights + (1 - self.smoothing) * proposal
+            weights = torch.where(active, proposal, weights)
 
         if auxiliary is None:
-            gamma = self.gamma.zero_()
+            gamma = weights.new_zeros(())
         else:
             t = torch.div(self.step, self.step_batches, rounding_mode="floor")
-            gamma = self.gamma0 * torch.exp(-self.decay * t.to(self.gamma.dtype))
-            self.gamma.copy_(gamma)
+            gamma = self.gamma0 * torch.exp(-self.decay * t.to(weights.dtype))
             bad_auxiliary = ~_finite(auxiliary)
+        # The concatenation also pins both for the backward pass, see `_pinned`.
+        coefficients = torch.cat((weights, gamma.reshape(1)))
+        self.coefficients.copy_(coefficients.detach())
         self.step.add_(1)
         self.event_counts.add_(torch.stack((~finite, bad_auxiliary, constant, fallback)))
-        return weights, gamma
+        return coefficients
 
     def _score(
-        self, losses: Tensor, finite: Tensor, active: Tensor
+        self, losses: Tensor, finite: Tensor, recorded: Tensor, active: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The logarithm of the weights up to a constant, and two events; records the losses.
 
@@ -277,14 +287,18 @@ class DynamicMemoryFusion(nn.Module):
         if self.weighting == "random":
             return self._normal_numbers(), self._never, self._never
         if self.weighting == "cov":
-            return self._coefficient_of_variation(losses, finite).log(), self._never, self._never
+            return (
+                self._coefficient_of_variation(losses, finite, recorded),
+                self._never,
+                self._never,
+            )
         if self.weighting == "softadapt":
-            slope = (self._record(losses, finite) * self._slope).sum(1)
+            slope = (self._record(losses, finite, recorded) * self._slope).sum(1)
             return _SOFTADAPT_BETA * slope.nan_to_num(), self._never, self._never
 
-        scaled, flat = min_max(self._record(symmetric_log(losses), finite))
-        filled = self._age <= self.recorded
-        count = self.recorded.clamp(1, len(filled))
+        scaled, flat = min_max(self._record(symmetric_log(losses), finite, recorded))
+        filled = self._age <= recorded
+        count = recorded.clamp(1, len(filled))
         constant = active & flat.any()
         if self.weighting == "variance":
             variance = population_variance(scaled, filled, count)
@@ -295,42 +309,43 @@ class DynamicMemoryFusion(nn.Module):
         )
         scores = -(deviation + _MAD_OFFSET).log()
         if self.weighting == "bayesian":
-            scores = (scores + self.log_prior).log_softmax(0)
+            prior = self.log_prior if self.detach else _pinned(self.log_prior)
+            scores = (scores + prior).log_softmax(0)
             if self.prior_update == "every_step":
                 self.log_prior.copy_(torch.where(active, scores.detach(), self.log_prior))
         return scores, constant, self._never
 
-    def _record(self, values: Tensor, finite: Tensor) -> Tensor:
+    def _record(self, values: Tensor, finite: Tensor, recorded: Tensor) -> Tensor:
         """The history with the values appended, oldest first; unchanged if the step is not finite.
 
         The first values fill their whole row, so that the extremes of a row need no mask.
         """
         column = values[:, None]
-        shifted = torch.cat((self.history[:, 1:], column), dim=1)
-        shifted = torch.where(self.recorded <= 1, column, shifted)
-        history = torch.where(finite, shifted, self.history)
+        longer = torch.cat((self.history, column), dim=1)
+        shifted = torch.where(recorded <= 1, column, longer[:, 1:])
+        history = torch.where(finite, shifted, longer[:, :-1])
         self.history.copy_(history.detach())
         return history
 
-    def _coefficient_of_variation(self, losses: Tensor, finite: Tensor) -> Tensor:
-        # The weights follow from the steps before this one; the current loss enters the next.
-        count = self.recorded.clamp(min=1)
-        deviation = (self.ratio_deviations / (count - 1).clamp(min=1) + 1e-8).sqrt()
-        proposal = deviation / _nonzero(self.ratio_mean).abs()
+    def _coefficient_of_variation(self, losses: Tensor, finite: Tensor, recorded: Tensor) -> Tensor:
+        """The logarithm of the coefficient so far; the current losses enter the next step's."""
+        count = recorded.clamp(min=1).to(losses.dtype)
+        variance = self.ratio_deviations / (count - 1).clamp(min=1) + 1e-8
+        score = variance.log() / 2 - _nonzero(self.ratio_mean).abs().log()
 
         losses = losses.detach()
         mean = torch.where(count == 1, losses, self.loss_mean)
         ratio = torch.where(mean == 0, 1.0, losses / _nonzero(mean))
+        ratio = ratio.clamp(-1e12, 1e12)  # so that no square overflows
         ratio_mean = self.ratio_mean + (ratio - self.ratio_mean) / count
         deviations = self.ratio_deviations + (ratio - self.ratio_mean) * (ratio - ratio_mean)
-        loss_mean = self.loss_mean + (losses - self.loss_mean) / count
         for state, new in (
             (self.ratio_deviations, deviations),
             (self.ratio_mean, ratio_mean),
-            (self.loss_mean, loss_mean),
+            (self.loss_mean, self.loss_mean * (1 - 1 / count) + losses / count),
         ):
             state.copy_(torch.where(finite, new, state))
-        return proposal
+        return score
 
     def _normal_numbers(self) -> Tensor:
         """K standard normal numbers from the seed and the step, the same on every device."""
@@ -338,7 +353,7 @@ class DynamicMemoryFusion(nn.Module):
         counter = self.step * count + torch.arange(count, device=self.step.device)
         bits = _mix(_mix(counter) ^ self.random_key)
         # 23 bits and a half step: exact in float32, never 0 or 1.
-        uniform = ((bits >> 9).to(self.weights.dtype) + 0.5) / 2**23
+        uniform = ((bits >> 9).to(self.coefficients.dtype) + 0.5) / 2**23
         return 2**0.5 * torch.erfinv(2 * uniform - 1)
 
 
@@ -387,6 +402,16 @@ def _finite(values: Tensor) -> Tensor:
     """Whether all are finite: x - x is NaN otherwise (`isfinite` takes twice as many kernels)."""
     values = values.detach()
     return (values - values == 0).all()
+
+
+def _pinned(state: Tensor) -> Tensor:
+    """A copy that torch.compile saves for the backward pass.
+
+    Otherwise it may recompute there what depends on a buffer, from the buffer's next value, and the
+    gradients are silently wrong (pytorch/pytorch#197039). A concatenation is never recomputed.
+    """
+    flat = state.reshape(-1)
+    return torch.cat((flat, flat))[: flat.numel()].reshape(state.shape)
 
 
 def _nonzero(values: Tensor) -> Tensor:

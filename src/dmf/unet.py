@@ -60,7 +60,9 @@ class UNet(nn.Module):
         """
         multiple = 2 ** len(self.down)
         if images.shape[-2] % multiple or images.shape[-1] % multiple:
-            raise ValueError(f"image sides {tuple(images.shape[-2:])} must be multiples of {multiple}")
+            raise ValueError(
+                f"image sides {tuple(images.shape[-2:])} must be multiples of {multiple}"
+            )
         skips = []
         features = images
         for block in self.down:

@@ -1,7 +1,7 @@
 """Whether what lies on the disk is what the study asks for."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +14,13 @@ from dmf.study import Study, run_folder, split_file
 from dmf.training.run import Run, complete_record
 
 
-def problems(study: Study) -> list[str]:
+def problems(study: Study, datasets: Sequence[str]) -> list[str]:
     """Return a line for every raw image, array, split or run that is damaged or stale.
 
     Raw data may be absent: results can be restored without them. Everything else must be there.
     """
-    found = []
-    for dataset in study.study.datasets:
+    found: list[str] = []
+    for dataset in datasets:
         for check in (_raw_problems(dataset), _array_problems(study, dataset)):
             found += check
         for name in study.study.configurations:

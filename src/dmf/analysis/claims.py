@@ -27,7 +27,10 @@ __all__ = ["Claim", "Judgement", "Verdict", "claims", "judge"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """One claim and its two verdicts; ``decided_by`` says in words which test and which numbers."""
+    """One claim and its two verdicts; ``decided_by`` says in words which test and which numbers.
+
+    ``id`` is claim/data set/metric, or the claim's name alone where nothing is testable.
+    """
 
     id: str
     place: str
@@ -94,11 +97,9 @@ def judge(
                 )
                 if reduced and own.outcome != "not run":
                     own = replace(own, detail=f"{own.detail} Reduced study.")
-            parts = [claim.id]
-            parts += [dataset] * (len(claim.datasets) > 1) + [metric] * (len(claim.metrics) > 1)
             judgements.append(
                 Judgement(
-                    id="/".join(parts),
+                    id=f"{claim.id}/{dataset}/{metric}",
                     place=claim.place,
                     statement=claim.statement.format(
                         dataset=DATASET_LABELS[dataset], metric=METRIC_LABELS.get(metric, metric)

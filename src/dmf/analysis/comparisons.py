@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dmf.analysis import statistics
-from dmf.analysis.dynamics import QUANTITIES, quantity
+from dmf.analysis import dynamics, statistics
+from dmf.analysis.published import PAPER_RUNS, published_table
 from dmf.analysis.results import METRICS, factors, paper_dataset, values
 from dmf.analysis.statistics import Comparison
-from dmf.analysis.tables import PAPER_RUNS, published_table
 from dmf.study import ReportParameters, paper_configurations
 
 Pair = tuple[str, str]
@@ -62,14 +61,9 @@ class Seeds:
         """``results`` and ``histories`` may hold other data sets; unfinished runs are ignored."""
         self._results = results
         complete = results[(results["dataset"] == dataset) & (results["status"] == "complete")]
-        self._histories = (
-            histories.merge(
-                complete[["dataset", "configuration", "seed"]].drop_duplicates(),
-                on=["dataset", "configuration", "seed"],
-            )
-            if len(histories)
-            else histories
-        )
+        finished = set(zip(complete["configuration"], complete["seed"], strict=True))
+        courses = dynamics.runs(histories, dataset)
+        self._courses = {run: course for run, course in courses.items() if run in finished}
         self._dataset = dataset
         self._tables: dict[str, pd.DataFrame] = {}
         names = parameters.grid.configurations
@@ -80,8 +74,8 @@ class Seeds:
     def runs(self, metric: str) -> pd.DataFrame:
         """Return seeds (rows) by configurations (columns) of a metric or a training quantity."""
         if metric not in self._tables:
-            if metric in QUANTITIES:
-                table = quantity(self._histories, self._dataset, metric)
+            if metric in dynamics.QUANTITIES:
+                table = dynamics.quantity(self._courses, metric)
             else:
                 table = values(self._results, self._dataset, metric)
             self._tables[metric] = table.rename(columns={"none-fixed": "fixed"})
@@ -127,12 +121,12 @@ class Published:
     def contrast(
         self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float
     ) -> Comparison | None:
-        names = list(weights)
-        if metric not in METRICS or not set(names) <= set(self._table.index):
+        if metric not in METRICS or not set(weights) <= set(self.planned):
             return None
+        rows = [self.planned.index(name) for name in weights]
         return statistics.welch(
-            self._table.loc[names, (metric, "mean")],
-            self._table.loc[names, (metric, "std")],
+            self._table[(metric, "mean")].to_numpy()[rows],
+            self._table[(metric, "std")].to_numpy()[rows],
             PAPER_RUNS,
             list(weights.values()),
             limit=limit,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dmf.analysis.comparisons import families
 from dmf.analysis.figures_extra import (
     draw_agreement,
     draw_differences,
@@ -68,9 +69,8 @@ def _has_auxiliary(parameters: ReportParameters, dataset: str) -> bool:
     return any(factors(name)[0] != "none" for name in parameters.grid.configurations)
 
 
-def _has_fixed_and_others(parameters: ReportParameters, dataset: str) -> bool:
-    names = [factors(name) for name in parameters.grid.configurations]
-    return ("none", "fixed") in names and len(names) > 1
+def _has_pairs(parameters: ReportParameters, dataset: str) -> bool:
+    return any(families(parameters.grid.configurations).values())
 
 
 def _is_in_the_paper(parameters: ReportParameters, dataset: str) -> bool:
@@ -78,14 +78,14 @@ def _is_in_the_paper(parameters: ReportParameters, dataset: str) -> bool:
 
 
 _KINDS = {
-    "qualitative": _Kind("Predicted masks", draw_qualitative, _always),
-    "weights": _Kind("Weights of the base losses", draw_weights, _adapts),
-    "losses": _Kind("Base losses", draw_losses, _adapts),
-    "seeds": _Kind("Every seed", draw_seeds, _always),
-    "differences": _Kind("Differences from fixed weights", draw_differences, _has_fixed_and_others),
-    "gamma": _Kind("The auxiliary loss over time", draw_gamma, _has_auxiliary),
-    "train-test": _Kind("Training against test scores", draw_train_test, _always),
-    "agreement": _Kind("Our cells against the paper's", draw_agreement, _is_in_the_paper),
+    "qualitative": _Kind("predicted masks", draw_qualitative, _always),
+    "weights": _Kind("weights of the base losses", draw_weights, _adapts),
+    "losses": _Kind("base losses", draw_losses, _adapts),
+    "differences": _Kind("paired differences", draw_differences, _has_pairs),
+    "seeds": _Kind("every seed", draw_seeds, _always),
+    "train-test": _Kind("training against test scores", draw_train_test, _always),
+    "agreement": _Kind("our cells against the paper's", draw_agreement, _is_in_the_paper),
+    "gamma": _Kind("the auxiliary loss over time", draw_gamma, _has_auxiliary),
 }
 
 _PAPER_FIGURES = {
@@ -119,7 +119,7 @@ def write_all(
         for dataset, kind in _planned(parameters):
             material = Material(results, courses[dataset], parameters, dataset)
             stem = folder / f"{dataset}-{kind}"
-            title = f"{material.label()}: {_KINDS[kind].title.lower()}"
+            title = f"{material.label()}: {_KINDS[kind].title}"
             note = data_note(parameters, dataset)
             try:
                 drawing = _KINDS[kind].draw(material)

@@ -23,19 +23,19 @@ from dmf.analysis.figures_style import (
     Material,
     NothingToDraw,
     colour,
-    configuration_label,
     count,
     head,
     marker,
 )
 from dmf.analysis.comparisons import FAMILIES, compare
+from dmf.analysis.published import published_table
 from dmf.analysis.results import METRICS, factors, paper_dataset
 from dmf.analysis.tables import (
     AUXILIARY_LABELS,
     METRIC_LABELS,
     WEIGHTING_LABELS,
+    label,
     paper_table,
-    published_table,
 )
 
 SEEDS_METRICS = ("dice", "cb_dice", "foreground_dice")
@@ -104,7 +104,7 @@ def draw_differences(material: Material) -> Drawing:
         axes.axhline(line - 0.5, color="#BBBBBB", linewidth=0.5)
         for one in rows.itertuples():
             line += 1
-            labels.append(configuration_label(str(one.configuration)))
+            labels.append(label(str(one.configuration)))
             _draw_difference(axes, beside, line, one)
         line += 1
     axes.set_yticks(range(lines), labels)
@@ -174,7 +174,7 @@ def draw_gamma(material: Material) -> Drawing:
     left.plot(by_epoch.index, by_epoch["mean"], color=BLUE)
     left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=BLUE, alpha=0.2)
     left.set(xlabel="epoch", ylabel="γ (mean over the epoch)", ylim=(0, None))
-    dashes = dict(zip(used, ("", (4, 1.5), (1, 1)), strict=False))
+    dashes = dict(zip(used, ("", (4, 1.5), (5, 1.2, 1.2, 1.2)), strict=False))
     sns.lineplot(
         history,
         x="epoch",
@@ -324,7 +324,7 @@ def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
 
 def _rows_of_configurations(axes: Axes, material: Material, names: list[str]) -> None:
     """Prepare a panel with a row per configuration, first on top, auxiliaries set apart by bands."""
-    axes.set_yticks(range(len(names)), [configuration_label(name) for name in names])
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)

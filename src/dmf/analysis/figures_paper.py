@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -81,8 +82,10 @@ def draw_qualitative(material: Material) -> Drawing:
     headings = ["original", "filtered", "ground truth"]
 
     height = 0.75 + len(rows) * (WIDTH / 8 + 0.14)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    layout = ConstrainedLayoutEngine(
+        w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01, rect=(0.005, 0.005, 0.99, 0.985)
+    )
+    figure = Figure(figsize=(WIDTH, height), layout=layout)
     panels = figure.subplots(len(rows), 3 + len(models), squeeze=False)
     colours = ListedColormap(["black", "white", SKY, ORANGE, PURPLE, GREEN, BLUE][: arrays.classes])
     for axes in panels.flat:

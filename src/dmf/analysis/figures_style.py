@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dmf.analysis.results import factors, paper_dataset, reductions, values
-from dmf.analysis.tables import AUXILIARY_LABELS, DATASET_LABELS, WEIGHTING_LABELS
+from dmf.analysis.tables import DATASET_LABELS, WEIGHTING_LABELS
 from dmf.files import atomic_path
 from dmf.study import ReportParameters, paper_configurations
 
@@ -36,7 +36,7 @@ WEIGHTING_MARKERS = {
 }
 LOSS_LABELS = {"cross_entropy": "cross-entropy", "iou": "IoU", "dice": "Dice"}
 LOSS_COLOURS = {"cross_entropy": BLUE, "iou": VERMILION, "dice": GREEN}
-LOSS_DASHES: dict[str, Any] = {"cross_entropy": "", "iou": (4, 1.5), "dice": (1, 1)}
+LOSS_DASHES: dict[str, Any] = {"cross_entropy": "", "iou": (4, 1.5), "dice": (5, 1.2, 1.2, 1.2)}
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
@@ -56,7 +56,8 @@ _STYLE = {
     "ytick.major.size": 2.5,
     "legend.fontsize": 7.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.2,
+    "lines.linewidth": 1.3,
+    "figure.constrained_layout.h_pad": 0.06,
     "pdf.fonttype": 42,
     "figure.dpi": 100,
     "savefig.facecolor": "white",
@@ -137,14 +138,6 @@ def weighting_label(weighting: str) -> str:
     """Return a weighting, as :func:`dmf.analysis.results.factors` names it, for people."""
     base = weighting.removesuffix("_ema")
     return WEIGHTING_LABELS[base] + (", smoothed" if base != weighting else "")
-
-
-def configuration_label(configuration: str) -> str:
-    """Return a configuration as people write it: ``CB-Dice + Variance``, ``Fixed weights``."""
-    auxiliary, weighting = factors(configuration)
-    if auxiliary == "none" and weighting in ("fixed", "cross_entropy"):
-        return "Fixed weights" if weighting == "fixed" else WEIGHTING_LABELS[weighting]
-    return f"{AUXILIARY_LABELS[auxiliary]} + {weighting_label(weighting)}"
 
 
 def data_note(parameters: ReportParameters, dataset: str) -> str:

@@ -2,40 +2,21 @@
 
 import base64
 import io
-import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from dmf.analysis import figures, tables
-from dmf.analysis.figures_style import configuration_label, count, data_note
-from dmf.analysis.results import (
-    FOREGROUND_METRICS,
-    METRICS,
-    departures,
-    histories,
-    paper_dataset,
-    reductions,
-)
-from dmf.files import read_json, write_text
-from dmf.study import ReportParameters, run_folder
+from dmf.analysis import audit, claims, figures, page_claims, page_provenance, page_tables, tables
+from dmf.analysis.figures_style import count, data_note
+from dmf.analysis.page_claims import listed
+from dmf.analysis.results import departures, histories, paper_dataset, reductions
+from dmf.files import write_text
+from dmf.study import ReportParameters
 
-SYMBOLS = {
-    "supported": "✓",
-    "contradicted": "✗",
-    "inconclusive": "≈",
-    "not run": "–",
-    "not testable": "?",
-}
-RANKS = {outcome: rank for rank, outcome in enumerate(SYMBOLS)}
-COLOURS = 128  # of embedded figures: a third of the bytes, no visible difference
+COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
 
 
 def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
@@ -59,41 +40,49 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
 
 def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> dict[str, Any]:
     """Gather everything both templates show."""
-    courses = {dataset: histories(parameters, dataset) for dataset in parameters.grid.datasets}
-    judgements: list[Any] = []
-    findings: list[Any] = []
-    sections = [("verdict", "Verdict"), ("tables", "Tables"), ("figures", "Figures")]
-    if findings:
-        sections.append(("audit", "Audit"))
-    sections.append(("provenance", "Provenance"))
+    datasets = parameters.grid.datasets
+    courses = pd.concat([histories(parameters, name) for name in datasets], ignore_index=True)
+    judgements = claims.judge(results, courses, parameters)
+    rows = page_claims.rows(judgements)
+    sections = {
+        "verdict": "Verdict",
+        "tables": "Tables",
+        "figures": "Figures",
+        "audit": "Audit",
+        "provenance": "Provenance",
+    }
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
         "study": parameters.grid.name,
         "lead": _lead(parameters),
         "banners": _banners(parameters),
-        "sections": [{"id": name, "title": title} for name, title in sections],
-        "symbols": SYMBOLS,
-        "ranks": RANKS,
-        "tallies": _tallies(judgements),
-        "judgements": judgements,
-        "findings": findings,
-        "datasets": [_dataset(results, parameters, name, folder) for name in courses],
+        "sections": sections,
+        "symbols": page_claims.SYMBOLS,
+        "headlines": page_claims.headlines(judgements),
+        "checks": f"{count(len(judgements), 'check')} of {count(len(rows), 'claim')}",
+        "tallies": {
+            "Our runs": page_claims.tally([one.ours for one in judgements]),
+            "The paper's own tables": page_claims.tally([one.paper for one in judgements]),
+        },
+        "claims": rows,
+        "audit": page_claims.audit_groups(audit.findings()),
+        "across": page_tables.across(results, parameters),
+        "datasets": [_dataset(results, parameters, name, folder) for name in datasets],
         "runs": page_provenance.runs(results, parameters),
         "facts": page_provenance.facts(parameters),
-        "data_sets": [page_provenance.data(parameters, name) for name in courses],
+        "data_sets": [page_provenance.data(parameters, name) for name in datasets],
         "mlflow": page_provenance.mlflow(),
     }
 
 
 def _lead(parameters: ReportParameters) -> str:
-    known = [paper_dataset(parameters, name) for name in parameters.grid.datasets]
-    if all(known):
+    if all(paper_dataset(parameters, name) for name in parameters.grid.datasets):
         return (
-            "We trained the paper's networks again, from its text alone, and put every number and "
-            "every claim beside what we measured."
+            "The paper's networks, trained again: every number and every claim of the paper beside "
+            "what we measured."
         )
     return (
-        "The paper's method on other images than the paper's: what it does here, and what follows "
+        "The paper's method on other images than the paper's: how it behaves here, and what follows "
         "from the paper's own numbers."
     )
 
@@ -107,32 +96,20 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
     }
     if kinds["phantom"]:
         text = (
-            f"The images of {_listed(kinds['phantom'])} are synthetic. They show that the chain "
+            f"The images of {listed(kinds['phantom'])} are synthetic. They show that the chain "
             "works and how the method behaves; their scores are not compared with the paper's."
         )
         banners.append({"kind": "phantom", "head": "Phantom data.", "text": text})
     if kinds["folder"]:
-        text = f"{_listed(kinds['folder'])}: not one of the paper's sets, not compared with it."
+        text = f"{listed(kinds['folder'])}: not one of the paper's sets, not compared with it."
         banners.append({"kind": "own", "head": "Own data.", "text": text})
     if reduced := reductions(parameters):
-        text = "Smaller than the paper's in " + _listed(reduced) + "."
+        text = "Smaller than the paper's in " + listed(reduced) + "."
         banners.append({"kind": "reduced", "head": "Reduced study.", "text": text})
     if others := departures(parameters):
-        text = f"{_listed(others)}."
+        text = f"{listed(others)}."
         banners.append({"kind": "other", "head": "Not as in the paper:", "text": text})
     return banners
-
-
-def _tallies(judgements: Sequence[Any]) -> list[dict[str, Any]]:
-    """Count the outcomes, on our runs and on the paper's tables."""
-    sources = (("On our runs", "ours"), ("On the paper's own tables", "paper"))
-    tallies = []
-    for title, side in sources:
-        counted = Counter(getattr(judgement, side).outcome for judgement in judgements)
-        counts = [(outcome, counted[outcome]) for outcome in SYMBOLS if counted[outcome]]
-        if counts:
-            tallies.append({"title": title, "counts": counts})
-    return tallies
 
 
 def _dataset(
@@ -148,7 +125,7 @@ def _dataset(
         "label": tables.DATASET_LABELS.get(dataset, dataset),
         "note": note,
         "tag": note.partition(":")[0].partition(" (")[0].rstrip("."),
-        "tables": all_tables(results, parameters, dataset),
+        "tables": page_tables.all_tables(results, parameters, dataset),
         "figures": [
             {**vars(entry), **_embedded(folder / "figures" / f"{entry.name}.png")}
             for entry in entries
@@ -161,13 +138,11 @@ def _dataset(
 def _embedded(path: Path) -> dict[str, Any]:
     """Return the figure as a data URI with fewer colours, and its size in pixels."""
     with Image.open(path) as image:
-        reduced = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        reduced = image.convert("RGB").quantize(
+            COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+        )
     stream = io.BytesIO()
     reduced.save(stream, "PNG", optimize=True)
     text = base64.b64encode(stream.getvalue()).decode("ascii")
     width, height = reduced.size
     return {"image": f"data:image/png;base64,{text}", "width": width, "height": height}
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dmf.analysis import tables
-from dmf.analysis.figures_style import configuration_label, count
+from dmf.analysis.figures_style import count
 from dmf.files import read_json
 from dmf.study import ReportParameters, run_folder
 
@@ -29,7 +29,7 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
     ):
         dataset, configuration, status = map(str, keys)
         seeds = ", ".join(str(seed) for seed in group["seed"])
-        absent.append(f"{dataset} · {configuration_label(configuration)} · seed {seeds}: {status}")
+        absent.append(f"{dataset} · {tables.label(configuration)} · seed {seeds}: {status}")
     return {
         "total": len(each),
         "complete": counted["complete"],

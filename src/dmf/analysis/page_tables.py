@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dmf.analysis import tables
-from dmf.analysis.figures_style import configuration_label
+from dmf.analysis.comparisons import FAMILIES, across_datasets, compare
+from dmf.analysis.published import published_table
 from dmf.analysis.results import FOREGROUND_METRICS, METRICS, paper_dataset
 from dmf.study import ReportParameters
 
@@ -56,7 +57,122 @@ def all_tables(
     results: pd.DataFrame, parameters: ReportParameters, dataset: str
 ) -> list[Table]:
     """Return the tables of ``dataset``, the paper's own layout first."""
-    return [_table(results, parameters, dataset, *kind) for kind in _TABLES]
+    scores = [_table(results, parameters, dataset, *kind) for kind in _TABLES]
+    return [*scores, *_comparisons(results, parameters, dataset)]
+
+
+def across(results: pd.DataFrame, parameters: ReportParameters) -> Table | None:
+    """Return the table over all data sets together, None for a study of one."""
+    found = across_datasets(results, parameters)
+    if found.empty:
+        return None
+    rows = [
+        Row(
+            tables.label(str(one["configuration"])),
+            [
+                _estimate(one, "iqm", signed=False),
+                _estimate(one, "gain"),
+                _estimate(one, "improvement", signed=False),
+                _whole(one["runs"]),
+            ],
+        )
+        for _, one in found.iterrows()
+    ]
+    columns = ["Dice", "Gain over fixed weights", "Probability of improvement", "Runs"]
+    caption = (
+        "Interquartile means over all runs of the data sets together, with stratified bootstrap "
+        "intervals; in percent and points. Descriptive: runs of redrawn splits are not independent."
+    )
+    return Table("Across data sets", caption, columns, rows, _markdown(columns, rows, caption))
+
+
+def _comparisons(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str
+) -> list[Table]:
+    """Return one table of paired differences in Dice per family of planned comparisons."""
+    found = compare(results, parameters, dataset)
+    columns = ["Difference", "Adjusted p", "Effect", "Wins", "Wilcoxon p", "Seeds needed", "Outcome"]
+    made = []
+    for family, pairs in found.groupby("family", sort=False):
+        rows = []
+        for _, one in pairs.iterrows():
+            reference = str(one["reference"])
+            name = tables.label(str(one["configuration"]))
+            if reference != "fixed":
+                name += f" against {tables.label(reference)}"
+            rows.append(Row(name, _comparison_cells(one)))
+        title = FAMILIES[str(family)]
+        title = title[0].upper() + title[1:]
+        caption = (
+            f"{title}: paired differences in Dice (points, test, last epoch) with their "
+            f"{parameters.report.confidence:.0%} interval; above means that the first is better. "
+            "Seeds needed: to decide it, if the difference seen were true."
+        )
+        made.append(Table(title, caption, columns, rows, _markdown(columns, rows, caption)))
+    return made
+
+
+_ABOVE = {
+    "supported": "above",
+    "contradicted": "not above",
+    "inconclusive": "undecided",
+    "not run": "not run",
+}
+
+
+def _comparison_cells(one: "pd.Series[Any]") -> list[Cell]:
+    outcome = Cell(_ABOVE[one["outcome"]], "")
+    if not one["n"]:
+        return [Cell("", "")] * 6 + [outcome]
+    return [
+        _estimate(one, "difference"),
+        _p_value(one["p_adjusted"]),
+        _number(one["effect"], "{:+.2f}"),
+        Cell(f"{one['wins']} of {one['n']}", repr(one["wins"] / one["n"])),
+        _p_value(one["wilcoxon_p"]),
+        Cell("", "") if pd.isna(one["seeds_needed"]) else _whole(one["seeds_needed"]),
+        outcome,
+    ]
+
+
+def _estimate(one: "pd.Series[Any]", name: str, *, signed: bool = True) -> Cell:
+    """Return a value in percent with its interval, from columns ``name``, ``low`` and ``high``."""
+    low, high = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
+    if pd.isna(one[name]):
+        return Cell("", "")
+    form = "{:+.2f}" if signed else "{:.2f}"
+    value, spread = _number(100 * one[name], form), ""
+    if not pd.isna(one[low]):
+        spread = f"[{_signed(100 * one[low], form)}, {_signed(100 * one[high], form)}]"
+    return Cell(value.text, value.value, spread)
+
+
+def _number(value: float, form: str) -> Cell:
+    return Cell("", "") if pd.isna(value) else Cell(_signed(value, form), repr(float(value)))
+
+
+def _signed(value: float, form: str) -> str:
+    return form.format(value).replace("-", "\N{MINUS SIGN}")
+
+
+def _p_value(p: float) -> Cell:
+    if pd.isna(p):
+        return Cell("no test", "")
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", repr(float(p)))
+
+
+def _whole(number: float) -> Cell:
+    return Cell(f"{number:.0f}", f"{number:.0f}")
+
+
+def _markdown(columns: list[str], rows: list[Row], caption: str) -> str:
+    """Return a table of the page as GitHub Markdown, caption first."""
+    lines = [caption, "", "| Configuration | " + " | ".join(columns) + " |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    for row in rows:
+        cells = (f"{cell.text} {cell.spread}".strip() for cell in row.cells)
+        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _table(
@@ -73,7 +189,7 @@ def _table(
     known = paper_dataset(parameters, dataset)
     published = None
     if known and title == _TABLES[0][0]:
-        published = tables.published_table(known)
+        published = published_table(known)
     if not known:
         ours = ["fixed" if name == "none-fixed" else name for name in parameters.grid.configurations]
         frame = frame[[name in ours for name in frame.index]]
@@ -85,7 +201,7 @@ def _table(
         caption += " Below each: the paper's number, and ours minus the paper's."
     cells = {metric: _column(frame, published, metric, absent) for metric in metrics}
     rows = [
-        Row(configuration_label(name), [*(cells[metric][name] for metric in metrics), _seeds(row)])
+        Row(tables.label(name), [*(cells[metric][name] for metric in metrics), _seeds(row)])
         for name, row in frame.iterrows()
     ]
     return Table(

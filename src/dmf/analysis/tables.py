@@ -6,12 +6,13 @@ of a column in bold and the second best underlined (italic in Markdown).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from dmf.analysis import comparisons
+from dmf.analysis.published import STATISTICS, published_table
 from dmf.analysis.results import (
     FOREGROUND_METRICS,
     METRICS,
@@ -51,8 +52,6 @@ WEIGHTING_LABELS = {
     "cross_entropy": "Cross-entropy alone",
 }
 DATASET_LABELS = {"busi": "BUSI", "busc": "BUSC", "bus": "BUS", "phantom": "phantom"}
-STATISTICS = ("mean", "std", "n")
-PAPER_RUNS = 10
 _SAME_NAME = {"none-fixed": "fixed"}
 
 
@@ -93,26 +92,9 @@ def paper_table(
     return table
 
 
-def published_table(dataset: str) -> pd.DataFrame:
-    """Return the paper's own table for busi, busc or bus, in the layout of :func:`paper_table`.
-
-    The paper prints mean ± std of ten runs in percent; n is 10 throughout.
-    """
-    source = files("dmf.analysis").joinpath("paper/tables.csv")
-    with source.open(encoding="utf-8") as stream:
-        numbers = pd.read_csv(stream, dtype={"auxiliary": str, "weighting": str})
-    numbers = numbers[numbers["dataset"] == dataset]
-    name = numbers["auxiliary"] + "-" + numbers["weighting"]
-    numbers = numbers.assign(configuration=name.replace(_SAME_NAME))
-    mean = numbers.pivot(index="configuration", columns="metric", values="mean_percent")
-    std = numbers.pivot(index="configuration", columns="metric", values="std_percent")
-    table = pd.concat({"mean": mean, "std": std, "n": mean.notna() * PAPER_RUNS}, axis=1)
-    columns = pd.MultiIndex.from_product([METRICS, STATISTICS], names=["metric", "statistic"])
-    return table.swaplevel(axis=1).reindex(index=paper_configurations(), columns=columns)
-
-
 def write_all(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
-    """Write every table of the study to ``folder`` as CSV, Markdown and LaTeX."""
+    """Write every table of the study to ``folder`` as CSV, Markdown and LaTeX; tests as CSV."""
+    _write_comparisons(results, parameters, folder)
     for dataset in parameters.grid.datasets:
         absent = _absent(results, dataset)
         for kind in _KINDS:
@@ -121,13 +103,30 @@ def write_all(results: pd.DataFrame, parameters: ReportParameters, folder: Path)
             published = published_table(known) if known and kind.beside_paper else None
             caption = _caption(parameters, results, dataset, kind, published is not None)
             stem = folder / (dataset + kind.suffix)
-            with atomic_path(stem.with_suffix(".csv")) as temporary:
-                wide(table, published).to_csv(temporary, float_format="%.6g", lineterminator="\n")
+            _write_csv(wide(table, published), stem.with_suffix(".csv"), index=True)
             write_text(stem.with_suffix(".md"), markdown(table, published, caption, absent))
             write_text(
                 stem.with_suffix(".tex"),
                 latex(table, published, caption, f"tab:{stem.name}", absent),
             )
+
+
+def _write_comparisons(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
+    """Write the tests of docs/statistics.md: every planned pair, and all data sets together."""
+    for dataset in parameters.grid.datasets:
+        found = [
+            comparisons.compare(results, parameters, dataset, metric)
+            for metric in (*METRICS, *FOREGROUND_METRICS)
+        ]
+        _write_csv(pd.concat(found, ignore_index=True), folder / f"{dataset}-comparisons.csv")
+    across = comparisons.across_datasets(results, parameters)
+    if len(across):
+        _write_csv(across, folder / "across-datasets.csv")
+
+
+def _write_csv(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=index, float_format="%.6g", lineterminator="\n")
 
 
 def wide(table: pd.DataFrame, published: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -54,6 +54,9 @@ class Limits:
     harmless: int = 256 * MEBIBYTE
 
 
+LIMITS = Limits()
+
+
 class _Budget:
     """What is left of the limits of one archive."""
 
@@ -66,18 +69,18 @@ class _Budget:
     def file(self) -> None:
         self._files += 1
         if self._files > self._limits.files:
-            raise _Refused(f"it holds more than {self._limits.files} files")
+            raise _RefusedError(f"it holds more than {self._limits.files} files")
 
     def bytes(self, count: int) -> None:
         self._size += count
         if self._size > self._allowed:
-            raise _Refused(
+            raise _RefusedError(
                 f"it unpacks to more than {self._allowed // MEBIBYTE} MiB, which no archive of "
                 "scans of its size does (an archive bomb)"
             )
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Why an archive is not unpacked."""
 
 
@@ -103,7 +106,7 @@ def describe(path: Path) -> str:
     return "empty" if not head else f"unknown (it begins with {head[:8]!r})"
 
 
-def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
+def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
     """Unpack `archive` into the new folder `folder`, and archives found in it beside themselves.
 
     The kind is told by content. Raises DmfError, and leaves no folder, for anything but zip and
@@ -121,7 +124,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = Limits()) -> None:
                 inner = path.with_name(path.name + ".unpacked")
                 _unpack(path, inner, budget)
                 path.unlink()
-    except _Refused as reason:
+    except _RefusedError as reason:
         shutil.rmtree(folder, ignore_errors=True)
         raise DmfError(f"{archive} is refused: {reason}.") from None
     except OSError as error:
@@ -142,7 +145,7 @@ def _unpack(archive: Path, folder: Path, budget: _Budget) -> None:
             case "tar":
                 members = _tar_members(archive)
             case _:
-                raise _Refused(
+                raise _RefusedError(
                     f"its content is {describe(archive)}, not a zip or tar archive. If it was "
                     "downloaded by hand, download it again; if it is of another kind, repack it"
                 )
@@ -152,7 +155,7 @@ def _unpack(archive: Path, folder: Path, budget: _Budget) -> None:
             path = _safe(name)
             first = seen.setdefault(str(path).casefold(), name)
             if first != name or (folder / path).exists():
-                raise _Refused(
+                raise _RefusedError(
                     f"{first!r} and {name!r} would be the same file where case does not count"
                 )
             budget.file()
@@ -172,9 +175,9 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             mode = stat.S_IFMT(member.external_attr >> 16)
             if mode not in (0, stat.S_IFREG):
-                raise _Refused(f"{member.filename!r} is a link or a device, not a file")
+                raise _RefusedError(f"{member.filename!r} is a link or a device, not a file")
             if member.flag_bits & 0x1:
-                raise _Refused(
+                raise _RefusedError(
                     f"{member.filename!r} is encrypted. Unpack it yourself and give the folder"
                 )
             with file.open(member) as stream:
@@ -189,7 +192,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             stream = file.extractfile(member) if member.isreg() else None
             if stream is None:
-                raise _Refused(f"{member.name!r} is a link or a device, not a file")
+                raise _RefusedError(f"{member.name!r} is a link or a device, not a file")
             with stream:
                 yield member.name, stream
 
@@ -198,7 +201,7 @@ def _safe(name: str) -> PurePosixPath:
     """Return the path of a member inside the folder; refuse one that would leave it."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name) or "\0" in name:
-        raise _Refused(f"{name!r} would be written outside the target folder")
+        raise _RefusedError(f"{name!r} would be written outside the target folder")
     return path
 
 
@@ -219,6 +222,6 @@ def _damage_named(archive: Path) -> Iterator[None]:
         RuntimeError,
         ValueError,
     ) as error:
-        raise _Refused(
+        raise _RefusedError(
             f"it is damaged or incomplete ({error}). Delete it and download it again"
         ) from None

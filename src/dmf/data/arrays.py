@@ -52,13 +52,16 @@ class Arrays:
 
 
 def write_arrays(arrays: Arrays, parameters: dict[str, Any], folder: Path = ROOT) -> Path:
-    """Write `<dataset>.npz`, then `<dataset>.json` that names its hash; return the latter's path."""
+    """Write `<dataset>.npz`, then the `<dataset>.json` that describes it; return its path."""
     path = folder / f"{arrays.dataset}.json"
     with atomic_path(path.with_suffix(".npz")) as temporary:
         np.savez(
             temporary,
-            **{name: np.array(getattr(arrays, name), dtype=np.str_) for name in TEXTS},
-            **{name: getattr(arrays, name) for name in IMAGES},
+            ids=np.array(arrays.ids, dtype=np.str_),
+            lesions=np.array(arrays.lesions, dtype=np.str_),
+            originals=arrays.originals,
+            filtered=arrays.filtered,
+            masks=arrays.masks,
         )
     _, height, width = arrays.masks.shape
     description = {
@@ -87,7 +90,9 @@ def read_arrays(path: Path) -> Arrays:
         with np.load(stored, allow_pickle=False) as file:
             contents = {name: file[name] for name in TEXTS + IMAGES}
     except FileNotFoundError:
-        raise DmfError(f"{stored}, the arrays that {path} describes, is missing. {remedy}") from None
+        raise DmfError(
+            f"{stored}, the arrays that {path} describes, is missing. {remedy}"
+        ) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DmfError(f"{stored} is damaged ({error}). {remedy}") from None
     try:

@@ -37,9 +37,7 @@ def prepare(image: Image, mask: Image, parameters: FilterParameters) -> tuple[Im
     if not parameters.filter.apply:
         filtered = original
     elif parameters.filter.order == "before_resize":
-        filtered = resize(
-            bilateral(image, parameters.filter), size, interpolation=cv2.INTER_LINEAR
-        )
+        filtered = resize(bilateral(image, parameters.filter), size, interpolation=cv2.INTER_LINEAR)
     else:
         filtered = bilateral(original, parameters.filter)
     return original, filtered, resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)

@@ -68,8 +68,7 @@ ORIGINS = {
         page="https://data.mendeley.com/datasets/vckdnhtw26/1",
         licence="CC BY 4.0, as third parties state",
         citation=(
-            "A. Iqbal: BUSC dataset. Mendeley Data, V1, 2023. "
-            "https://doi.org/10.17632/vckdnhtw26.1"
+            "A. Iqbal: BUSC dataset. Mendeley Data, V1, 2023. https://doi.org/10.17632/vckdnhtw26.1"
         ),
         images=250,
         places=_mendeley("vckdnhtw26", 1),

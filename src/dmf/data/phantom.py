@@ -12,8 +12,9 @@ It needs no download, and the ground truth of every pixel is known. The model, i
    indistinct, some with an echogenic halo, calcifications and a posterior shadow. The ranges of the
    two classes overlap, as those of the BI-RADS descriptors do.
 3. Scattering. Point scatterers fall at random into the field, more than ten in a resolution cell;
-   the tissue sets their amplitude. The way to a scatterer at depth z and back turns the phase of
-   its echo by 4 pi z / wavelength, so echoes add up as phasors: a demodulated radio-frequency line.
+   the tissue sets their amplitude. The way to depth z and back turns the phase of an echo by
+   4 pi z / wavelength. A sample of the grid is deeper than half a wavelength, so that phase is
+   uniform within it, and echoes add up as phasors: a demodulated radio-frequency line.
 4. Imaging. Convolution with a separable point-spread function: axially the Gaussian envelope of the
    pulse, laterally a Gaussian beam whose width grows with the distance from the focus. The
    magnitude is the envelope. With many scatterers in a cell it is Rayleigh distributed, with a mean
@@ -54,7 +55,7 @@ from scipy import fft
 Field = npt.NDArray[np.float32]
 
 GRID = 256  # samples of the simulation, in depth (rows) and across (columns)
-MARGIN = 16  # samples simulated beyond each side
+MARGIN = 12  # samples simulated beyond each border
 SCATTERERS_PER_SAMPLE = 2.0
 WAVELENGTH = 0.19  # mm, 8 MHz at 1540 m/s
 PULSE_WIDTH = 0.14  # mm, standard deviation of the envelope of the pulse, two-way
@@ -161,16 +162,13 @@ def envelope(
         (rows, columns), linear, 0 or greater. Over a constant strength s, one look has a mean
         square of s squared.
     """
-    # Tissue goes on beyond the sides, where the Fourier transform would wrap around.
-    amplitude = np.pad(np.asarray(strength, np.float32), ((0, 0), (MARGIN, MARGIN)), "edge")
+    # Tissue goes on beyond the field, where the convolutions would wrap around or mirror it.
+    amplitude = np.pad(np.asarray(strength, np.float32), MARGIN, "edge")
     rows, columns = amplitude.shape
-    spacing = extent / rows
+    spacing = extent / (rows - 2 * MARGIN)
     count = rng.poisson(SCATTERERS_PER_SAMPLE * amplitude.size)
-    depth = rng.random(count, np.float32) * np.float32(rows)
-    # float32 rounds a depth just below the last row up to it.
-    row = np.minimum(depth.astype(np.intp), rows - 1)
-    place = row * columns + rng.integers(0, columns, count)
-    phase = depth * np.float32(4 * math.pi * spacing / WAVELENGTH)
+    place = rng.integers(0, amplitude.size, count)
+    phase = rng.random(count, np.float32) * np.float32(2 * math.pi)
     echo = np.empty((rows, columns, 2), np.float32)
     for part, phasor in enumerate((np.cos(phase), np.sin(phase))):
         echo[..., part] = np.bincount(place, phasor, amplitude.size).reshape(rows, columns)
@@ -178,7 +176,7 @@ def envelope(
 
     axial = PULSE_WIDTH / spacing
     line = cv2.GaussianBlur(echo, (1, 2 * math.ceil(4 * axial) + 1), sigmaX=1, sigmaY=axial)
-    depths = (np.arange(rows)[:, np.newaxis] + 0.5) * spacing
+    depths = (np.arange(rows)[:, np.newaxis] - MARGIN + 0.5) * spacing
     lateral = np.hypot(FOCAL_WIDTH, BEAM_OPENING * (depths - focus)) / spacing
     # Echoes add incoherently, so the gain is set by the sum of the squared weights.
     gain = np.sqrt(4 * math.pi * axial * lateral / SCATTERERS_PER_SAMPLE).astype(np.float32)
@@ -191,7 +189,8 @@ def envelope(
         centre = np.float32(2 * math.sin(math.radians(angle)) / WAVELENGTH * spacing)
         band = np.exp(-narrowness * np.square(frequency - centre))
         looks += np.abs(fft.ifft(spectrum * band, axis=1))
-    return (gain * looks / np.float32(len(steering)))[:, MARGIN:-MARGIN]
+    detected: Field = (gain * looks / np.float32(len(steering)))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return detected
 
 
 def _resize(field: Field, size: int) -> Field:
@@ -206,12 +205,14 @@ def _noise(rng: np.random.Generator, rows: int, columns: int, height: int = GRID
 
 def _rise(distance: Field, width: float) -> Field:
     """From 0 to 1 as `distance` passes zero, over `width`, both in mm."""
-    return np.clip(distance / np.float32(width) + np.float32(0.5), 0, 1)
+    ramp: Field = np.clip(distance / np.float32(width) + np.float32(0.5), 0, 1)
+    return ramp
 
 
 def _ridge(distance: Field, width: float) -> Field:
     """1 where `distance` is zero, fading on both sides over `width`."""
-    return np.exp(-np.square(distance / np.float32(width)))
+    ridge: Field = np.exp(-np.square(distance / np.float32(width)))
+    return ridge
 
 
 def _coordinates(extent: float) -> tuple[Field, Field]:
@@ -249,9 +250,9 @@ def _lesion(rng: np.random.Generator, extent: float, malignant: bool) -> Lesion:
     angles = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     order = np.arange(2, 8)
     roughness = rng.uniform(0.08, 0.18) if malignant else rng.uniform(0.0, 0.10)
-    height_of_wave = rng.normal(0, roughness / (order - 1.0) ** (0.5 if malignant else 1.3))
+    amplitude = rng.normal(0, roughness / (order - 1.0) ** (0.5 if malignant else 1.3))
     waves = np.cos(np.outer(order, angles) + rng.uniform(0, 2 * np.pi, (order.size, 1)))
-    outline = 1 + height_of_wave @ waves
+    outline = 1 + amplitude @ waves
     if malignant and rng.random() < 0.7:
         for _ in range(rng.integers(5, 16)):  # spicules
             turn = np.angle(np.exp(1j * (angles - rng.uniform(0, 2 * np.pi))))
@@ -264,14 +265,14 @@ def _lesion(rng: np.random.Generator, extent: float, malignant: bool) -> Lesion:
 
 
 def _breast(rng: np.random.Generator, extent: float) -> Tissue:
-    """Draw layers, their texture and the distractors, without the lesion."""
+    """Draw layers, their texture and the distractors, without the lesion; mm and dB throughout."""
     z, x = _coordinates(extent)
 
     def texture(cell_depth: float, cell_width: float) -> Field:
         return _noise(rng, round(extent / cell_depth), round(extent / cell_width))
 
     skin = rng.uniform(1.0, 2.0)
-    gland = skin + rng.gamma(3, 2.2)
+    gland = min(skin + rng.gamma(3, 2.2), 0.5 * extent)
     muscle = gland + rng.uniform(8, 24)
     broken = texture(6, 8)
     wavy = z - gland - np.float32(1.2) * _noise(rng, 1, 5, 1)
@@ -302,10 +303,9 @@ def _breast(rng: np.random.Generator, extent: float) -> Tissue:
         backscatter += _rise(-distance, rng.uniform(0.4, 1.5)) * (level - backscatter)
         backscatter += rng.uniform(0, 6) * _ridge(distance, 0.3)
     if rng.random() < 0.15:  # a rib: a bright surface and little behind it
-        radius, _ = _polar(
-            extent, extent, rng.uniform(0, extent), 0.2 * extent, 0.25 * extent, rng.normal(0, 0.2)
-        )
-        distance = (radius - 1) * np.float32(0.22 * extent)
+        height, width, tilt = 0.2 * extent, 0.25 * extent, rng.normal(0, 0.2)
+        radius, _ = _polar(extent, extent, rng.uniform(0, extent), height, width, tilt)
+        distance = (radius - 1) * np.float32(math.sqrt(height * width))
         backscatter += 10 * _ridge(distance, 0.6) - 10 * _rise(-distance, 0.5)
         loss += 4 * _rise(-distance, 0.5)
 
@@ -318,12 +318,9 @@ def _breast(rng: np.random.Generator, extent: float) -> Tissue:
     backscatter, loss = np.array(bent[..., 0]), np.array(bent[..., 1])
 
     for _ in range(rng.poisson(1.6)):  # ligaments that absorb and so cast a shadow
-        across = (x - rng.uniform(0, extent)) / rng.uniform(0.4, 2.5)
-        loss += (
-            rng.uniform(0.5, 5)
-            * _ridge(across, 1)
-            * _ridge(z - rng.uniform(skin, 0.6 * extent), 1.2)
-        )
+        across = _ridge(x - rng.uniform(0, extent), rng.uniform(0.4, 2.5))
+        along = _ridge(z - rng.uniform(skin, 0.6 * extent), 1.2)
+        loss += rng.uniform(0.5, 5) * across * along
     if rng.random() < 0.25:  # poor contact at one side
         side = x if rng.random() < 0.5 else extent - x
         loss += rng.uniform(4, 16) * _ridge(z, 1) * _rise(rng.uniform(2, 8) - side, 4)
@@ -368,17 +365,19 @@ def _received_strength(rng: np.random.Generator, tissue: Tissue, extent: float) 
     """Amplitude of the scatterers as received: attenuated, compensated and with noise (linear)."""
     lost = np.cumsum(tissue.loss, axis=0) * np.float32(extent / GRID)
     # The aperture looks past an obstacle, so no shadow is sharp.
-    lost = cv2.GaussianBlur(lost, (0, 0), sigmaX=0.8 * GRID / extent, sigmaY=0.5)
-    level = tissue.backscatter - lost + np.float32(1.5) * _noise(rng, 1, 8, 1)
+    softened = cv2.GaussianBlur(lost, (0, 0), sigmaX=0.8 * GRID / extent, sigmaY=0.5)
+    level = tissue.backscatter - softened + np.float32(1.5) * _noise(rng, 1, 8, 1)
     # Noise is incoherent with the echoes, so powers add. The compensation amplifies it with depth.
     z, _ = _coordinates(extent)
     noise = rng.uniform(-38, -28) + rng.uniform(0.2, 0.5) * (z - np.float32(extent / 2))
     decibel = np.float32(math.log(10) / 10)
-    return np.sqrt(np.exp(level * decibel) + np.exp(noise * decibel))
+    strength: Field = np.sqrt(np.exp(level * decibel) + np.exp(noise * decibel))
+    return strength
 
 
 def _display(rng: np.random.Generator, echo: Field) -> Field:
     """Log compression to [0, 255]; fat lies a little below the middle grey."""
     dynamic_range, brightest = rng.uniform(42, 58), rng.normal(25.5, 3)
     decibel = np.float32(20 / math.log(10)) * np.log(np.maximum(echo, np.float32(1e-6)))
-    return np.clip((decibel - brightest) / dynamic_range + 1, 0, 1) * np.float32(255)
+    grey: Field = np.clip((decibel - brightest) / dynamic_range + 1, 0, 1) * np.float32(255)
+    return grey

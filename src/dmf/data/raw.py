@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dmf.data import duplicates
 from dmf.errors import DmfError
-from dmf.files import read_json, write_json
+from dmf.files import read_json, sha256_json
 
 Image = npt.NDArray[np.uint8]
 
@@ -39,7 +40,7 @@ def hash_pixels(image: Image) -> str:
 
 
 def grey_levels(classes: int) -> Image:
-    """Return the grey value that stands for each class in `masks/`: index * 255 // (classes - 1)."""
+    """Return the grey value of each class in `masks/`: index * 255 // (classes - 1)."""
     return (np.arange(classes) * 255 // (classes - 1)).astype(np.uint8)
 
 
@@ -50,7 +51,7 @@ class RawWriter:
         self._folder = folder
         self._levels = grey_levels(classes)
         self._rows: list[dict[str, Any]] = []
-        self._fingerprints: list[Fingerprint] = []
+        self._fingerprints: list[duplicates.Fingerprint] = []
         for name in ("images", "masks"):
             (folder / name).mkdir(parents=True)
 
@@ -65,7 +66,7 @@ class RawWriter:
         """Write a grey image and its mask of class indices (both uint8, H x W)."""
         _write_png(self._folder / "images" / f"{identifier}.png", image)
         _write_png(self._folder / "masks" / f"{identifier}.png", self._levels[mask])
-        self._fingerprints.append(fingerprint(image))
+        self._fingerprints.append(duplicates.fingerprint(image))
         self._rows.append(
             {
                 "id": identifier,
@@ -81,17 +82,33 @@ class RawWriter:
         )
 
     def finish(self, threshold: float) -> dict[str, Any]:
-        """Write `manifest.csv`, with duplicates grouped; return what sums the set up."""
+        """Write `manifest.csv` and `duplicates.csv`; return what sums the set up.
+
+        Images are near duplicates if, aligned, they correlate above `threshold`.
+        """
         manifest = pd.DataFrame(self._rows)
-        manifest["group"], report = group(self._fingerprints, manifest, threshold)
-        manifest[list(COLUMNS)].to_csv(
-            self._folder / "manifest.csv", index=False, lineterminator="\n"
-        )
+        pairs = duplicates.find(self._fingerprints, manifest["sha256"].tolist(), threshold)
+        manifest["group"] = duplicates.groups(len(manifest), pairs)
+        for name in ("first", "second"):
+            pairs[name] = manifest["id"].to_numpy()[pairs[name]]
+        for name, table in (("manifest", manifest[list(COLUMNS)]), ("duplicates", pairs)):
+            table.to_csv(self._folder / f"{name}.csv", index=False, lineterminator="\n")
+        members = manifest.groupby("group").agg(images=("id", "size"), classes=("class", "nunique"))
+        several = members[members["images"] > 1]
         return {
             "images": len(manifest),
             "classes": len(self._levels),
-            "contents_sha256": sha256_json(manifest[["id", "sha256", "mask_sha256"]].to_dict("list")),
-            "duplicates": report,
+            "contents_sha256": sha256_json(
+                manifest[["id", "sha256", "mask_sha256"]].to_dict("list")
+            ),
+            "duplicates": {
+                "method": "equal pixels, or aligned by SIFT and correlating above the threshold",
+                "threshold": threshold,
+                "pairs": pairs["kind"].value_counts().to_dict(),
+                "groups": len(several),
+                "images": int(several["images"].sum()),
+                "groups_of_mixed_classes": int((several["classes"] > 1).sum()),
+            },
         }
 
 
@@ -120,7 +137,9 @@ def read_description(dataset: str) -> dict[str, Any]:
     return description
 
 
-def read_images(dataset: str, manifest: pd.DataFrame, classes: int) -> Iterator[tuple[Image, Image]]:
+def read_images(
+    dataset: str, manifest: pd.DataFrame, classes: int
+) -> Iterator[tuple[Image, Image]]:
     """Yield each image and its mask of class indices (uint8, H x W), in the manifest's order.
 
     Raises DmfError naming the file that is missing, or whose pixels are not those downloaded.
@@ -128,16 +147,15 @@ def read_images(dataset: str, manifest: pd.DataFrame, classes: int) -> Iterator[
     index_of = np.full(256, 255, dtype=np.uint8)
     index_of[grey_levels(classes)] = np.arange(classes)
     folder = ROOT / dataset
-    for row in manifest[["id", "sha256", "mask_sha256"]].itertuples(index=False):
-        image = _read_png(folder / "images" / f"{row.id}.png")
-        mask = index_of[_read_png(folder / "masks" / f"{row.id}.png")]
-        for name, pixels, expected in (
-            ("images", image, row.sha256),
-            ("masks", mask, row.mask_sha256),
-        ):
-            if hash_pixels(pixels) != expected:
+    columns = (manifest[name].tolist() for name in ("id", "sha256", "mask_sha256"))
+    for identifier, *expected in zip(*columns, strict=True):
+        paths = [folder / name / f"{identifier}.png" for name in ("images", "masks")]
+        image = _read_png(paths[0])
+        mask = index_of[_read_png(paths[1])]
+        for path, pixels, sha256 in zip(paths, (image, mask), expected, strict=True):
+            if hash_pixels(pixels) != sha256:
                 raise DmfError(
-                    f"{folder / name / row.id}.png is not the image that was downloaded (its "
+                    f"{path} is not the image that was downloaded (its "
                     f"pixels differ from manifest.csv). Delete {folder} and download again."
                 )
         yield image, mask

@@ -1,10 +1,12 @@
 """Finds the images and masks of a set in a folder of any nesting, pairs them and reads them."""
 
 import io
+import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,11 @@ class Found:
         """Note a problem with the file at `path`."""
         self.problems.append(Problem(kind, path.relative_to(self.folder).as_posix(), detail))
 
+    def leave_over(self, masks: Iterable[Iterable[Path]]) -> None:
+        """Note the masks that belong to no image."""
+        for path in chain.from_iterable(masks):
+            self.complain("mask without image", path, "no image belongs to this mask")
+
 
 def find_pairs(folder: Path, source: Source) -> Found:
     """Return the pairs in `folder`, sorted by identifier, with the problems found on the way.
@@ -87,7 +94,7 @@ def find_pairs(folder: Path, source: Source) -> Found:
         suffix = ""
     if masks is None:
         found = Found(folder)
-        _pair_beside(found, _inside(images, files), suffix, lambda path: _lesion(images, path))
+        _pair_beside(found, images, files, suffix)
     else:
         found = _pair_folders(folder, files, images, masks, suffix)
     return _checked(found)
@@ -175,7 +182,7 @@ def _busi(folder: Path, files: list[Path]) -> Found:
                 f"a set of kind busi needs one folder named {lesion!r} with images; "
                 f"found {len(homes[lesion])}.{_listing(folder, files)}"
             )
-        _pair_beside(found, _inside(homes[lesion].pop(), files), "_mask", lambda _, name=lesion: name)
+        _pair_beside(found, homes[lesion].pop(), files, "_mask", lesion)
     normal = [path for path in files if path.parent.name.casefold() == BUSI_IGNORED]
     images, _ = _apart(normal, "_mask")
     if images:
@@ -184,16 +191,14 @@ def _busi(folder: Path, files: list[Path]) -> Found:
 
 
 def _pair_beside(
-    found: Found, files: list[Path], suffix: str, lesion_of: Callable[[Path], str]
+    found: Found, home: Path, files: list[Path], suffix: str, lesion: str | None = None
 ) -> None:
-    """Pair images with the masks beside them, whose stems end in `suffix` (and a number)."""
-    images, masks = _apart(files, suffix)
+    """Pair images in `home` with the masks beside them, whose stems end in `suffix` (and _N)."""
+    images, masks = _apart(_inside(home, files), suffix)
     for image in images:
-        own = masks.pop((image.parent, image.stem.casefold()), ())
-        _add(found, image, tuple(own), lesion_of(image), Path(image.name))
-    for left_over in masks.values():
-        for path in left_over:
-            found.complain("mask without image", path, "no image belongs to this mask")
+        own = masks.pop((image.parent, image.stem.casefold()), [])
+        found.pairs.append(_pair(home, image, own, lesion))
+    found.leave_over(masks.values())
 
 
 def _apart(
@@ -215,8 +220,8 @@ def _pair_folders(
 ) -> Found:
     """Pair the files of two folders by stem, else by the numbers in it, else by sorted order."""
     found = Found(folder)
-    images = {path: _key(images_in, path) for path in _inside(images_in, files)}
     masks = {path: _key(masks_in, path, suffix) for path in _inside(masks_in, files)}
+    images = {p: _key(images_in, p) for p in _inside(images_in, files) if p not in masks}
     if not images or not masks:
         raise DmfError(
             f"{images_in.name} holds {len(images)} images and {masks_in.name} {len(masks)} masks: "
@@ -227,14 +232,11 @@ def _pair_folders(
     belonging = defaultdict(list)
     for path, key in masks.items():
         belonging[key].append(path)
+        if len(belonging[key]) > 1 and not suffix:
+            raise DmfError(_double(belonging[key], folder))
     for image, key in images.items():
-        own = belonging.pop(key, [])
-        if len(own) > 1 and not suffix:
-            raise DmfError(_double(own, folder))
-        _add(found, image, tuple(own), _lesion(images_in, image), image.relative_to(images_in))
-    for left_over in belonging.values():
-        for path in left_over:
-            found.complain("mask without image", path, "no image belongs to this mask")
+        found.pairs.append(_pair(images_in, image, belonging.pop(key, [])))
+    found.leave_over(belonging.values())
     return found
 
 
@@ -254,28 +256,28 @@ def _other_keys(
         return ranked[0], ranked[1], "sorted order"
     some = " and ".join(f"{min(side).parent.name}/{min(side).name}" for side in (images, masks))
     raise DmfError(
-        f"{len(images)} images and {len(masks)} masks cannot be paired: no names agree ({some}, for "
-        "example), and the counts differ. Give each mask its image's name, or set mask_suffix."
+        f"{len(images)} images and {len(masks)} masks cannot be paired: no names agree ({some}), "
+        "and the counts differ. Give each mask its image's name, or set mask_suffix."
     )
 
 
-def _add(found: Found, image: Path, masks: tuple[Path, ...], lesion: str, name: Path) -> None:
-    if not masks:
-        found.complain("missing mask", image, "no mask belongs to this image")
-        return
-    identifier = re.sub(r"[^\w.-]+", "_", "_".join(name.with_suffix("").parts)).strip("_.")
-    found.pairs.append(Pair(identifier, lesion, image, masks))
+def _pair(home: Path, image: Path, masks: list[Path], lesion: str | None = None) -> Pair:
+    """Name an image after its path below `home`; the first folder there is its class."""
+    parts = image.relative_to(home).with_suffix("").parts
+    identifier = re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("_.")
+    return Pair(identifier, lesion or (parts[0] if len(parts) > 1 else LESION), image, tuple(masks))
 
 
 def _checked(found: Found) -> Found:
-    """Refuse images that would share a name, on any file system, and sort the rest."""
+    """Refuse images that would share a name, on any file system; sort, leave out the unmasked."""
     seen: dict[str, Path] = {}
     for pair in found.pairs:
-        key = pair.identifier.casefold()
-        if key in seen:
-            raise DmfError(_double([seen[key], pair.image], found.folder))
-        seen[key] = pair.image
-    found.pairs.sort(key=lambda pair: pair.identifier)
+        first = seen.setdefault(pair.identifier.casefold(), pair.image)
+        if first != pair.image:
+            raise DmfError(_double([first, pair.image], found.folder))
+        if not pair.masks:
+            found.complain("missing mask", pair.image, "no mask belongs to this image")
+    found.pairs = sorted((p for p in found.pairs if p.masks), key=lambda p: p.identifier)
     return found
 
 
@@ -304,7 +306,7 @@ def _find_folder(folder: Path, files: list[Path], name: str) -> Path:
     """Return the folder called `name` (one or several parts) at any depth; `.` is the whole set."""
     wanted = [part.casefold() for part in Path(name).parts]
     if not wanted:
-        return folder
+        return Path(os.path.commonpath([path.parent for path in files])) if files else folder
     homes = {home for path in files for home in path.parents if home.is_relative_to(folder)}
     matches = [
         home
@@ -334,12 +336,6 @@ def _is_image(path: Path, folder: Path) -> bool:
 
 def _inside(folder: Path, files: Iterable[Path]) -> list[Path]:
     return [path for path in files if path.is_relative_to(folder)]
-
-
-def _lesion(folder: Path, path: Path) -> str:
-    """Return the first folder between `folder` and the file, which names the class of the image."""
-    parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else LESION
 
 
 def _key(folder: Path, path: Path, suffix: str = "") -> str:

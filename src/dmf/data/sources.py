@@ -22,7 +22,7 @@ from rich.console import Console
 
 from dmf.data import archives, phantom, raw, readers
 from dmf.data.origins import ORIGINS, Kaggle, Origin, Web
-from dmf.data.transfer import CertificateError, Policy, TransferError, fetch
+from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json, write_json
 from dmf.study import ArchiveSource, DownloadParameters, FolderSource, PhantomSource
@@ -47,7 +47,7 @@ class Content:
 
 
 def download(
-    dataset: str, parameters: DownloadParameters, root: Path, policy: Policy = Policy()
+    dataset: str, parameters: DownloadParameters, root: Path, policy: Policy = PATIENT
 ) -> None:
     """Write `data/raw/<dataset>` (images, masks, manifests), whole or not at all.
 
@@ -114,6 +114,10 @@ def _read(
 ) -> dict[str, Any]:
     """Bring the pairs in `files` into `folder`; return what the manifest says of the set."""
     found = readers.find_pairs(files, source)
+    if found.pairing == "sorted order":
+        _say(
+            "note: no names agree, so images and masks are paired by their order; look at the card"
+        )
     classes = len(source.class_values) if isinstance(source, FolderSource) else 2
     writer = raw.RawWriter(folder, classes=classes)
     for pair in found.pairs:
@@ -191,9 +195,7 @@ def _local(dataset: str, source: ArchiveSource | FolderSource, root: Path) -> Co
         raise DmfError(f"{named} names {path}, which does not exist. Correct the path.")
     sha256 = _hash(path)
     known = _published(_origin(source))
-    return Content(
-        path, f"local: {path.name}", sha256, "published" if sha256 in known else "none"
-    )
+    return Content(path, f"local: {path.name}", sha256, "published" if sha256 in known else "none")
 
 
 def _published(origin: Origin | FolderSource) -> set[str | None]:
@@ -258,7 +260,7 @@ def _web(place: Web, policy: Policy) -> Path:
 
 
 def _kaggle(place: Kaggle) -> Path:
-    """Return the folder of a Kaggle data set; raises TransferError without client or credentials."""
+    """Return a Kaggle data set's folder; raises TransferError without client or credentials."""
     try:
         client = import_module("kagglehub")
     except ImportError:

@@ -5,11 +5,10 @@ every platform and with every version of every library, and does not depend on t
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter, defaultdict
 from itertools import combinations
-from pathlib import Path
+from math import floor
 
-import numpy as np
 import pandas as pd
 
 from dmf.data import raw
@@ -17,7 +16,7 @@ from dmf.errors import DmfError
 from dmf.files import atomic_path
 from dmf.study import SUBSETS, Split, split_file
 
-MIXED = "(mixed)"
+Room = dict[str, Counter[str]]  # how many images of a class (first key) a subset still takes
 
 
 def write_split(dataset: str, seed: int, split: Split) -> None:
@@ -35,48 +34,52 @@ def write_split(dataset: str, seed: int, split: Split) -> None:
 
 
 def assign(manifest: pd.DataFrame, seed: int, split: Split) -> pd.Series:
-    """Return the subset of every image (indexed by id); raises ValueError if one would be empty.
+    """Return the subset of every image, indexed by id; raises ValueError if one would be empty.
 
     `manifest` has the columns id, class and group. The sizes are the fractions of the whole set,
     rounded by largest remainder (647 images: 453, 97, 97), and every class is divided in the same
     proportions, to within one image.
 
     `naive` ignores the groups. `grouped` never separates a group: groups of several images are
-    placed first, by systematic sampling from a random start within each stratum (a class, or all
-    groups of mixed classes), so that over the seeds each group visits each subset in proportion;
-    single images then fill what is left. The sizes are exact unless the groups are too large.
+    placed first, single images then fill what is left. The sizes stay exact unless the groups are
+    too large for them.
     """
-    images = manifest.assign(order=_shuffled(manifest["id"], seed)).sort_values("order")
-    room = _quotas(images, split)
+    lesions = dict(zip(manifest["id"], manifest["class"], strict=True))
+    shuffled = sorted(lesions, key=lambda identifier: _digest(f"{seed}/{identifier}"))
+    room = _quotas(shuffled, lesions, split)
+    subsets: dict[str, str] = {}
     if split.kind == "grouped":
-        size = images.groupby("group")["id"].transform("size")
-        subsets = _place_groups(images[size > 1], room, seed, split)
-        images = images[size == 1]
-    else:
-        subsets = {}
-    for row in images[["id", "class"]].itertuples(index=False):
-        subset = str(room.loc[row[1]].idxmax())
-        subsets[row[0]] = subset
-        room.loc[row[1], subset] -= 1
-    assigned = manifest["id"].map(subsets)
-    missing = [subset for subset in SUBSETS if subset not in set(assigned)]
-    if missing:
-        raise ValueError(
-            f"{len(manifest)} images in {manifest['group'].nunique()} duplicate groups leave the "
-            f"{missing[0]} subset empty. Use more images, larger fractions, or split.kind: naive."
-        )
-    return pd.Series(assigned.to_numpy(), index=manifest["id"], name="subset")
+        group_of = dict(zip(manifest["id"], manifest["group"], strict=True))
+        groups = defaultdict(list)
+        for identifier in shuffled:
+            groups[group_of[identifier]].append(identifier)
+        several = [members for members in groups.values() if len(members) > 1]
+        subsets = _place_groups(several, lesions, room, seed, split)
+    for identifier in shuffled:
+        if identifier not in subsets:
+            left = room[lesions[identifier]]
+            subset = max(SUBSETS, key=left.__getitem__)
+            left[subset] -= 1
+            subsets[identifier] = subset
+    for subset in SUBSETS:
+        if subset not in subsets.values():
+            raise ValueError(
+                f"{len(manifest)} images in {manifest['group'].nunique()} duplicate groups leave "
+                f"the {subset} subset empty. Use more images, a larger fraction, or "
+                "split.kind: naive."
+            )
+    return pd.Series(subsets, name="subset").reindex(manifest["id"])
 
 
 def leaked_images(manifest: pd.DataFrame, subsets: pd.Series) -> int:
-    """Return how many test images have a duplicate in the training or validation subset."""
+    """Return how many test images have a duplicate outside the test subset."""
     subset = manifest["id"].map(subsets)
     elsewhere = set(manifest.loc[subset != "test", "group"])
     return int(manifest.loc[subset == "test", "group"].isin(elsewhere).sum())
 
 
-def leaked_pairs(manifest: pd.DataFrame, subsets: pd.Series) -> int:
-    """Return how many pairs of duplicates the split separates into two subsets."""
+def separated_pairs(manifest: pd.DataFrame, subsets: pd.Series) -> int:
+    """Return how many pairs of images of one group lie in two subsets."""
     subset = manifest["id"].map(subsets)
     return sum(
         first != second
@@ -85,64 +88,73 @@ def leaked_pairs(manifest: pd.DataFrame, subsets: pd.Series) -> int:
     )
 
 
-def _quotas(images: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """Return how many images of each class (rows) go to each subset (columns).
+def _quotas(shuffled: list[str], lesions: dict[str, str], split: Split) -> Room:
+    """Return how many images of each class go to each subset.
 
     All images are lined up so that every class is spread evenly, and the line is cut twice.
     """
-    rank = images.groupby("class").cumcount()
-    count = images.groupby("class")["id"].transform("size")
-    line = images["class"].iloc[np.lexsort((images["class"], (rank + 0.5) / count))]
-    sizes = _round_to_sum(
-        [split.train * len(line), split.validation * len(line), split.test * len(line)]
-    )
-    labels = np.repeat(SUBSETS, sizes)
-    return pd.crosstab(line.to_numpy(), labels).reindex(columns=list(SUBSETS), fill_value=0)
+    sizes = Counter(lesions.values())
+    ranks: Counter[str] = Counter()
+    line = []
+    for identifier in shuffled:
+        lesion = lesions[identifier]
+        line.append(((ranks[lesion] + 0.5) / sizes[lesion], lesion))
+        ranks[lesion] += 1
+    line.sort()
+    fractions = (split.train, split.validation, split.test)
+    room: Room = {lesion: Counter() for lesion in sizes}
+    start = 0
+    for subset, count in zip(SUBSETS, _whole_counts(fractions, len(line)), strict=True):
+        for _, lesion in line[start : start + count]:
+            room[lesion][subset] += 1
+        start += count
+    return room
 
 
 def _place_groups(
-    images: pd.DataFrame, room: pd.DataFrame, seed: int, split: Split
+    groups: list[list[str]], lesions: dict[str, str], room: Room, seed: int, split: Split
 ) -> dict[str, str]:
-    """Place whole groups, taking their images out of `room`; return the subset of each image."""
-    subsets: dict[str, str] = {}
-    groups = [members for _, members in images.groupby("group", sort=False)]
-    strata: dict[str, list[pd.DataFrame]] = {}
+    """Place whole groups, taking their images out of `room`; return the subset of each image.
+
+    Each stratum (a class, or a mixture of classes) is lined up and cut in proportion, starting at a
+    random place of the line taken as a ring: over the seeds, every group visits every subset as
+    often as its fraction says (systematic sampling). Where a group does not fit, the subset with
+    most room takes it.
+    """
+    strata = defaultdict(list)
     for members in groups:
-        classes = set(members["class"])
-        strata.setdefault(classes.pop() if len(classes) == 1 else MIXED, []).append(members)
-    cuts = np.cumsum([split.train, split.validation])
-    for stratum, groups in strata.items():
-        total = sum(map(len, groups))
-        before = 0
-        start = _fraction(f"{seed}/{stratum}")
-        for members in groups:
-            position = (start + (before + len(members) / 2) / total) % 1
-            before += len(members)
-            needed = members["class"].value_counts()
-            wanted = SUBSETS[int(np.searchsorted(cuts, position, side="right"))]
-            left = room.loc[needed.index].sub(needed, axis=0).min()
-            subset = wanted if left[wanted] >= 0 else str(left.idxmax())
-            room.loc[needed.index, subset] -= needed
-            subsets |= dict.fromkeys(members["id"], subset)
+        classes = {lesions[identifier] for identifier in members}
+        strata["mixed" if len(classes) > 1 else classes.pop()].append(members)
+    subsets: dict[str, str] = {}
+    for stratum, several in sorted(strata.items()):
+        total = sum(map(len, several))
+        position = int(_digest(f"{seed}//{stratum}"), 16) / 16**64
+        for members in several:
+            centre = (position + len(members) / total / 2) % 1
+            position += len(members) / total
+            if centre < split.train:
+                subset = SUBSETS[0]
+            else:
+                subset = SUBSETS[1 if centre < split.train + split.validation else 2]
+            needed = Counter(lesions[identifier] for identifier in members)
+            left = {s: min(room[c][s] - n for c, n in needed.items()) for s in SUBSETS}
+            if left[subset] < 0:
+                subset = max(SUBSETS, key=left.__getitem__)
+            for lesion, count in needed.items():
+                room[lesion][subset] -= count
+            subsets |= dict.fromkeys(members, subset)
     return subsets
 
 
-def _shuffled(identifiers: Iterable[str], seed: int) -> list[str]:
-    return [_digest(f"{seed}/{identifier}") for identifier in identifiers]
+def _whole_counts(fractions: tuple[float, ...], total: int) -> list[int]:
+    """Return whole numbers with the sum `total`, by largest remainder, the first on ties."""
+    shares = [round(fraction * total, 9) for fraction in fractions]
+    counts = [floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fraction(text: str) -> float:
-    return int(_digest(text)[:12], 16) / 16**12
-
-
-def _round_to_sum(shares: list[float]) -> list[int]:
-    """Round to whole numbers with the same sum, by largest remainder, the first on ties."""
-    whole = np.floor(np.round(shares, 9)).astype(int)
-    short = round(sum(shares)) - whole.sum()
-    remainder = np.round(shares, 9) - whole
-    whole[np.argsort(-remainder, kind="stable")[:short]] += 1
-    return [int(value) for value in whole]

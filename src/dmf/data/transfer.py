@@ -27,7 +27,7 @@ class CertificateError(TransferError):
     """The server's certificate could not be verified."""
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     """A failure that another try may mend; `wait` is what the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -50,8 +50,11 @@ class Policy:
     sleep: Callable[[float], None] = time.sleep
 
 
+PATIENT = Policy()
+
+
 def fetch(
-    address: str, target: Path, *, policy: Policy = Policy(), verify_certificate: bool = True
+    address: str, target: Path, *, policy: Policy = PATIENT, verify_certificate: bool = True
 ) -> None:
     """Fetch `address` to `target`, which appears only when it is complete.
 
@@ -73,7 +76,7 @@ def fetch(
             try:
                 transfer.attempt(show)
                 break
-            except _Interrupted as failure:
+            except _InterruptedError as failure:
                 failures = 1 if transfer.size > furthest else failures + 1
                 furthest = max(furthest, transfer.size)
                 if failures >= policy.attempts:
@@ -101,7 +104,7 @@ class _Transfer:
         self._note.unlink(missing_ok=True)
 
     def attempt(self, show: Callable[[int, int | None], None]) -> None:
-        """Ask for what is missing; raises _Interrupted where asking again makes sense."""
+        """Ask for what is missing; raises _InterruptedError where asking again makes sense."""
         headers = {"Accept-Encoding": "identity"}
         version = self._version()
         if version is not None and self.size:
@@ -116,14 +119,16 @@ class _Transfer:
             ) as response:
                 self._receive(response, show)
         except requests.exceptions.SSLError as error:
-            raise CertificateError(f"its certificate cannot be verified ({_cause(error)})") from None
+            raise CertificateError(
+                f"its certificate cannot be verified ({_cause(error)})"
+            ) from None
         except requests.exceptions.Timeout:
-            raise _Interrupted("no answer in time") from None
+            raise _InterruptedError("no answer in time") from None
         except requests.exceptions.ConnectionError as error:
             text = "no answer in time" if "timed out" in str(error) else "no connection"
-            raise _Interrupted(f"{text} ({_cause(error)})") from None
+            raise _InterruptedError(f"{text} ({_cause(error)})") from None
         except requests.exceptions.ChunkedEncodingError:
-            raise _Interrupted(f"the connection broke off after {self.size} bytes") from None
+            raise _InterruptedError(f"the connection broke off after {self.size} bytes") from None
         except requests.exceptions.RequestException as error:
             raise TransferError(f"the address cannot be asked ({_cause(error)})") from None
 
@@ -133,18 +138,18 @@ class _Transfer:
         status, done = response.status_code, self.size
         if status == 416:  # the part is not a part of this file
             self._part.unlink(missing_ok=True)
-            raise _Interrupted("the server cannot continue the file")
+            raise _InterruptedError("the server cannot continue the file")
         if status in TRANSIENT:
             asked = response.headers.get("Retry-After", "")
             wait = float(asked) if asked.isdigit() else 0.0
-            raise _Interrupted(f"the server answers {status} {response.reason}", wait)
+            raise _InterruptedError(f"the server answers {status} {response.reason}", wait)
         if status not in (200, 206):
             raise TransferError(f"the server answers {status} {response.reason}")
         if status == 200:
             done = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             self._part.unlink(missing_ok=True)
-            raise _Interrupted("the server continues at the wrong place")
+            raise _InterruptedError("the server continues at the wrong place")
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdigit() else None
         free = shutil.disk_usage(self._target.parent).free
@@ -157,7 +162,7 @@ class _Transfer:
                 done += len(chunk)
                 show(done, total)
         if total is not None and done != total:
-            raise _Interrupted(f"the connection broke off after {done} of {total} bytes")
+            raise _InterruptedError(f"the connection broke off after {done} of {total} bytes")
 
     def _remember(self, response: requests.Response) -> None:
         """Note the version of the file: only a strong validator may be used to continue it."""

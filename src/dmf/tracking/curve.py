@@ -43,8 +43,10 @@ def _panel(history: Sequence[Mapping[str, float]], name: str, columns: Mapping[s
     """Return one set of axes with a line per column."""
     values = [row[c] for row in history for c in columns if math.isfinite(row.get(c, math.nan))]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low < 1e-9:  # a constant line runs through the middle
+        low, high = low - 0.1, high + 0.1
     first, last = (history[0]["epoch"], history[-1]["epoch"]) if history else (1.0, 1.0)
-    span, epochs = (high - low) or 1.0, (last - first) or 1.0
+    epochs, place = (last - first) or 1.0, 0
     parts = [
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>',
         f'<text x="0" y="-6" font-weight="bold">{name}</text>',
@@ -61,11 +63,10 @@ def _panel(history: Sequence[Mapping[str, float]], name: str, columns: Mapping[s
             if not math.isfinite(value):
                 pen = "M"
                 continue
-            x, y = WIDTH * (row["epoch"] - first) / epochs, HEIGHT * (high - value) / span
+            x, y = WIDTH * (row["epoch"] - first) / epochs, HEIGHT * (high - value) / (high - low)
             path.append(f"{pen}{x:.1f} {y:.1f}")
             pen = "L"
         parts.append(f'<path d="{"".join(path)}" fill="none" stroke="{colour}"/>')
-        parts.append(
-            f'<text x="{index * 75}" y="{HEIGHT + 32}" fill="{colour}">{escape(label)}</text>'
-        )
+        parts.append(f'<text x="{place}" y="{HEIGHT + 32}" fill="{colour}">{escape(label)}</text>')
+        place += 7 * len(label) + 8
     return "".join(parts)

@@ -158,7 +158,9 @@ class Experiment:
             (moment, int(row["epoch"]), epoch_metrics(row))
             for moment, row in zip(times, history, strict=True)
         ]
-        points.append((end, 0, run.metrics()))
+        # Validation has its curve, whose end is the last epoch's.
+        final = {k: v for k, v in run.metrics().items() if not k.startswith("validation/")}
+        points.append((end, 0, final))
         self._log(run_id, points[sent:], run.parameters(), run.tags())
         picture = training_curve(history, str(run.slot))
         if self.artifacts is None:
@@ -218,7 +220,7 @@ class Experiment:
             **({} if seed is None else {"seed": str(seed)}),
             **(tags or {}),
         }
-        name = f"{configuration} mean" if seed is None else f"{configuration} seed {seed:02d}"
+        name = configuration if seed is None else f"{configuration} seed {seed:02d}"
         run_id: str = self.client.create_run(self.id, start, labels, name).info.run_id
         return run_id
 

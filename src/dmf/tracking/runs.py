@@ -16,7 +16,9 @@ from dmf.study import SUBSETS, run_folder
 Row = dict[str, float]
 Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
 
+# MLflow's user interface folds metrics by what stands before a slash.
 _SECTIONS = re.compile(r"^(loss|weighted|weight|validation)_")
+_PLACES = {"total": "loss/total", "gamma": "weight/gamma"}
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,24 @@ class Finished:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the pooled metrics of the last and the best epoch; none if the run diverged."""
-        found: dict[str, float] = {}
-        for prefix, scores in (("", self.outcome["last"]), ("best_", self.outcome["best"])):
-            for subset in SUBSETS if scores else ():
-                for name, value in scores[subset].items():
-                    if not name.startswith(("image_", "batch_")):
-                        found[f"{prefix}{subset}_{name}"] = value
-        if self.outcome["best"]:
-            found["best_epoch"] = self.outcome["best"]["epoch"]
-        return found
+        """Return the pooled metrics of the last and the best epoch; none if the run diverged.
+
+        Outside any section, and thus first, are those of the test subset, `test_dice`, and
+        `best_epoch`; then `train/dice`, `validation/dice`, and `test_best/dice` and so on for the
+        best epoch.
+        """
+        if self.diverged:
+            return {}
+        last, best = self.outcome["last"], self.outcome["best"]
+        places = {"test_": last["test"], "train/": last["train"], "validation/": last["validation"]}
+        places |= {f"{subset}_best/": best[subset] for subset in SUBSETS}
+        found = {
+            place + name: value
+            for place, scores in places.items()
+            for name, value in scores.items()
+            if not name.startswith(("image_", "batch_"))
+        }
+        return found | {"best_epoch": best["epoch"]}
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters as `section.key` → text; what is not set is left out."""
@@ -162,12 +172,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def epoch_metrics(row: Row) -> dict[str, float]:
-    """Return a row of `history.csv` with its columns in sections: `loss_dice` is `loss/dice`.
+    """Return a row of `history.csv` by section: `loss_dice` becomes `loss/dice`.
 
-    MLflow's user interface folds sections; values that are not finite are left out.
+    Values that are not finite are left out.
     """
     return {
-        _SECTIONS.sub(r"\1/", name): value
+        _PLACES.get(name) or _SECTIONS.sub(r"\1/", name): value
         for name, value in row.items()
         if name != "epoch" and math.isfinite(value)
     }

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
-from dmf.files import atomic_path, sha256_file, write_json
+from dmf.files import sha256_file, write_bytes, write_json
 
 KEPT = 2
 
@@ -46,8 +47,7 @@ def save(
     tensors = {f"state.{name}": value for name, value in state.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     path = folder / f"{number:06d}.safetensors"
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(path, serialise(tensors))
     record = {"key": key, "sha256": sha256_file(path), "progress": asdict(progress)}
     write_json(path.with_suffix(".json"), record)
     for old in _newest_first(folder)[KEPT:]:

@@ -175,7 +175,8 @@ class Engine:
             generator=generator,
         )
         self.initial_weights = hash_tensors(dict(network.named_parameters()))
-        self.network = network.to(device, memory_format=torch.channels_last)
+        # nn.Module.to takes a memory format; its type stubs do not know.
+        self.network: UNet = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.losses = build_losses(parameters)
         self.fusion = build_fusion(parameters, seed).to(device)
         self.optimizer = torch.optim.Adam(
@@ -286,7 +287,9 @@ class Engine:
     def _logits(self, indices: Indices) -> Iterator[tuple[Tensor, Tensor]]:
         self.network.eval()
         with torch.inference_mode(), self._amp():
-            for batch in torch.from_numpy(indices).to(self.device).split(self.batch_size):
+            on_device = torch.from_numpy(indices).to(self.device)
+            for start in range(0, len(indices), self.batch_size):
+                batch = on_device[start : start + self.batch_size]
                 yield batch, self.network(self.images[batch])
 
     def _step(self, indices: Tensor) -> None:
@@ -312,7 +315,7 @@ class Engine:
         short = len(self.train) % self.batch_size
         for length in {min(self.batch_size, len(self.train)), short} - {0}:
             buffer = torch.from_numpy(self.train[:length]).to(self.device)
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):  # lets cuDNN and cuBLAS allocate what must not be captured

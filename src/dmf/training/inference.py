@@ -1,5 +1,6 @@
 """Masks from a model file."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,16 @@ def read_model(path: Path) -> tuple[UNet, FilterParameters]:
     """
     try:
         with safe_open(path, "pt") as stream:
-            metadata = stream.metadata() or {}
+            description = json.loads((stream.metadata() or {})["dmf"])
         network = UNet(
-            [int(width) for width in metadata["filters"].split(",")],
-            classes=int(metadata["classes"]),
-            momentum=float(metadata["momentum"]),
+            description["filters"],
+            classes=description["classes"],
+            momentum=description["momentum"],
         )
         network.load_state_dict(load_file(path))
-        preprocessing = FilterParameters.model_validate_json(metadata["preprocessing"])
+        preprocessing = FilterParameters.model_validate_json(
+            json.dumps(description["preprocessing"])
+        )
     except FileNotFoundError as error:
         raise DmfError(
             f"{path} does not exist. Train the run, or fetch models with: dvc pull"
@@ -37,8 +40,7 @@ def read_model(path: Path) -> tuple[UNet, FilterParameters]:
             f"{path} is not a sound model of this project ({error}). Fetch it again with dvc pull, "
             "or delete its folder and train again."
         ) from error
-    network.eval()
-    return network.to(memory_format=torch.channels_last), preprocessing
+    return network.eval(), preprocessing
 
 
 def predict(
@@ -51,7 +53,8 @@ def predict(
     network, _ = read_model(model_file)
     masks = []
     with torch.inference_mode():
-        for batch in torch.from_numpy(images).split(batch_size):
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(images[start : start + batch_size])
             logits = network(batch[:, None].float().div(255))
             masks.append(logits.argmax(1).to(torch.uint8))
     return torch.cat(masks).numpy()

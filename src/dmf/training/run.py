@@ -25,7 +25,14 @@ from filelock import FileLock, Timeout
 
 from dmf.code import code_hash
 from dmf.errors import DmfError
-from dmf.files import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
+from dmf.files import (
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from dmf.study import SUBSETS, Execution, RunParameters, run_folder, split_file
 from dmf.training import devices
 
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from dmf.data.arrays import Arrays
     from dmf.training.checkpoint import Progress
     from dmf.training.engine import Engine
+
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved a checkpoint; ``signal`` says by what."""
@@ -154,7 +162,8 @@ def _train_on(
         record = _provenance(run, key, runner, precision, execution, arrays.synthetic)
         write_json(run.live_folder / "run.json", record)
         found = checkpoint.load(run.live_folder, key, report)
-        progress, best = checkpoint.Progress(), {}
+        progress = checkpoint.Progress()
+        best: dict[str, torch.Tensor] = {}
         if found is not None:
             progress, state, best = found
             runner.load_state(state)
@@ -163,7 +172,9 @@ def _train_on(
             f"{run.folder}: {len(subsets['train'])} training images, {device.type} {precision}, "
             f"{execution.threads} threads"
         )
-        outcome = _loop(run, key, runner, progress, best, subsets, arrays.synthetic, execution, report)
+        outcome = _loop(
+            run, key, runner, progress, best, subsets, arrays.synthetic, execution, report
+        )
     _publish(run, record, outcome, progress, runner.weights(), best, arrays.classes)
     checkpoint.discard(run.live_folder)
     status: str = outcome["status"]
@@ -215,7 +226,9 @@ def _loop(
             divergence = steps.first_divergence()
             if divergence is not None:
                 batch, loss = divergence
-                report(f"{run.folder}: diverged in epoch {epoch}, batch {batch}: {loss} is not finite")
+                report(
+                    f"{run.folder}: diverged in epoch {epoch}, batch {batch}: {loss} is not finite"
+                )
                 found = {"epoch": epoch, "batch": batch, "loss": loss}
                 return outcome("diverged", diverged=found)
             scores = runner.evaluate(subsets["validation"])
@@ -263,7 +276,7 @@ def _publish(
     classes: int,
 ) -> None:
     """Write the run folder; `run.json` makes it complete, `metrics.json` declares it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     folder = run.folder
     (folder / "metrics.json").unlink(missing_ok=True)
@@ -271,19 +284,20 @@ def _publish(
     write_text(folder / "history.csv", _csv(progress.history))
     write_text(folder / "timing.csv", _csv(progress.timing))
     model = run.parameters.model
-    metadata = {
-        "filters": ",".join(map(str, model.filters)),
-        "classes": str(classes),
-        "momentum": repr(model.batch_norm_momentum),
-        "preprocessing": json.dumps(read_json(run.arrays_file)["parameters"]),
+    # One entry: safetensors writes several in an order that changes from call to call.
+    description = {
+        "filters": model.filters,
+        "classes": classes,
+        "momentum": model.batch_norm_momentum,
+        "preprocessing": read_json(run.arrays_file)["parameters"],
         "key": record["key"],
     }
+    metadata = {"dmf": json.dumps(description)}
     weights = {"model.safetensors": last, "best.safetensors": best}
     for name, tensors in weights.items():
         (folder / name).unlink(missing_ok=True)
         if outcome["status"] == "complete":
-            with atomic_path(folder / name) as temporary:
-                save_file(tensors, temporary, metadata)
+            write_bytes(folder / name, serialise(tensors, metadata))
             files.append(name)
     hashes = {name: sha256_file(folder / name) for name in files}
     write_json(folder / "run.json", {**record, "files": hashes, "outcome": outcome})
@@ -356,7 +370,9 @@ def _provenance(
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

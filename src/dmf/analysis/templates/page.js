@@ -17,13 +17,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
       headings.forEach((other) => other.setAttribute("aria-sort", "none"));
       heading.setAttribute("aria-sort", order);
       const sign = order === "ascending" ? 1 : -1;
-      const key = (row) => row.cells[column].dataset.value;
-      const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => {
+      // A table with several bodies (a claim and its details each) is sorted by body.
+      const many = table.tBodies.length > 1;
+      const parent = many ? table : table.tBodies[0];
+      const items = [...(many ? table.tBodies : parent.rows)];
+      const key = (item) => (many ? item.rows[0] : item).cells[column].dataset.value;
+      items.sort((a, b) => {
         if (key(a) === "" || key(b) === "") return (key(a) === "") - (key(b) === "");
         return sign * (Number(key(a)) - Number(key(b)));
       });
-      table.tBodies[0].append(...rows);
+      parent.append(...items);
     });
   });
 }

@@ -1,0 +1,242 @@
+"""What could explain a difference between our scores and the paper's, tested on runs.
+
+Some explanations are in every study's own results (training against test scores); others need an
+extra study with one setting changed, and are read from that study's ``results.csv``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dmf.analysis import results, statistics
+from dmf.analysis.published import published_table
+from dmf.analysis.results import paper_dataset
+from dmf.analysis.tables import label
+from dmf.study import ReportParameters
+
+Scores: TypeAlias = "pd.Series[float]"
+
+# The configurations an explanation is shown for; the extra studies run these two.
+SHOWN = ("fixed", "cb_dice-variance")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One explanation on one data set; ``evidence`` has a row per configuration, in [0, 1]."""
+
+    id: str
+    dataset: str
+    question: str
+    outcome: Literal["measured", "not run"]
+    detail: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Two readings, ``words`` for each; ``paired`` if a seed means the same images in both.
+
+    ``other`` is another reading of the same runs; without it the question needs another study.
+    """
+
+    id: str
+    question: str
+    words: tuple[str, str]
+    other: dict[str, str] | None = None
+    paired: bool = True
+
+
+_DICE = {"metric": "dice", "subset": "test", "epoch_choice": "last"}
+
+_QUESTIONS = (
+    _Question(
+        "training_scores",
+        "Are training-set scores nearer to the paper's than test scores?",
+        ("test", "training"),
+        _DICE | {"subset": "train"},
+    ),
+    _Question(
+        "best_epoch",
+        "Does the epoch of the best validation CB-Dice score higher than the last?",
+        ("last epoch", "best epoch"),
+        _DICE | {"epoch_choice": "best"},
+    ),
+    _Question(
+        "foreground",
+        "How far is the foreground's Dice from the mean over both classes?",
+        ("both classes", "foreground"),
+        _DICE | {"metric": "foreground_dice"},
+    ),
+    _Question(
+        "batch_means",
+        "Do means over batches differ from counts pooled over the test subset?",
+        ("pooled", "mean over batches"),
+        _DICE | {"metric": "batch_dice"},
+    ),
+    _Question(
+        "image_means",
+        "Do means over images differ from counts pooled over the test subset?",
+        ("pooled", "mean over images"),
+        _DICE | {"metric": "image_dice"},
+    ),
+    _Question(
+        "grouped",
+        "How much do near duplicates across subsets add (naive against duplicate-grouped split)?",
+        ("this study", "grouped split"),
+        paired=False,
+    ),
+    _Question(
+        "hard",
+        "What do hard (argmax) losses do to the scores?",
+        ("this study", "hard losses"),
+    ),
+    _Question(
+        "released",
+        "What does the published notebook's preset do to the scores?",
+        ("this study", "released preset"),
+    ),
+    _Question(
+        "gamma_batch",
+        "What if the auxiliary decays once per batch, not once per 100 batches?",
+        ("this study", "decay per batch"),
+    ),
+    _Question(
+        "gamma_epoch",
+        "What if the auxiliary decays once per epoch, not once per 100 batches?",
+        ("this study", "decay per epoch"),
+    ),
+    _Question(
+        "filter_off",
+        "What does the bilateral filter do to the scores?",
+        ("this study", "without filter"),
+    ),
+)
+
+STUDIES = tuple(asked.id for asked in _QUESTIONS if asked.other is None)
+
+
+def explain(
+    table: pd.DataFrame, parameters: ReportParameters, others: Mapping[str, Path] | None = None
+) -> list[Explanation]:
+    """Return every explanation for every data set of the study, measured or not run.
+
+    ``others`` maps the names in :data:`STUDIES` to the ``results.csv`` of the study that answers
+    them; names without a file are "not run". Raises DmfError if a file that is there is damaged,
+    ValueError for an unknown name.
+    """
+    others = others or {}
+    if unknown := set(others) - set(STUDIES):
+        raise ValueError(f"unknown studies {sorted(unknown)}; known: {', '.join(STUDIES)}")
+    found = {name: results.read(path) for name, path in others.items() if path.exists()}
+    explanations = []
+    for dataset in parameters.grid.datasets:
+        test = _Test(parameters, dataset)
+        usual = results.values(table, dataset, **_DICE)
+        for asked in _QUESTIONS:
+            other = pd.DataFrame()
+            if asked.other is not None:
+                other = results.values(table, dataset, **asked.other)
+            elif asked.id in found:
+                other = results.values(found[asked.id], dataset, **_DICE)
+            explanations.append(test.explain(asked, usual, other))
+    return explanations
+
+
+class _Test:
+    """Sets two readings of one data set against each other."""
+
+    def __init__(self, parameters: ReportParameters, dataset: str) -> None:
+        self.confidence = parameters.report.confidence
+        split = parameters.split
+        self.test_to_train = split.test / split.train if split.per_seed else 0.0
+        self.dataset = dataset
+        known = paper_dataset(parameters, dataset)
+        self.paper: dict[str, float] = {}
+        if known:
+            means = published_table(known)[("dice", "mean")] / 100
+            self.paper = {str(name): float(mean) for name, mean in means.items()}
+
+    def explain(self, asked: _Question, usual: pd.DataFrame, other: pd.DataFrame) -> Explanation:
+        rows: dict[str, Any] = {}
+        for name in (name for name in usual if name in other):
+            both = (usual[name].dropna(), other[name].dropna())
+            if row := self._row(str(name), *both, paired=asked.paired):
+                rows[str(name)] = row
+        if not rows:
+            return Explanation(
+                asked.id, self.dataset, asked.question, "not run", "No runs to compare.", {}
+            )
+        shown = [name for name in SHOWN if name in rows] or list(rows)[:1]
+        sentences = [self._sentence(name, asked.words, rows[name]) for name in shown]
+        if len(rows) > len(shown):
+            changes = [row["change"] for row in rows.values()]
+            sentences.append(
+                f"Over all {len(rows)} configurations the change is {_points(min(changes))} to "
+                f"{_points(max(changes))} points."
+            )
+        known = [row for row in rows.values() if row["paper"] is not None]
+        if known:
+            nearer = sum(
+                abs(row["other"] - row["paper"]) < abs(row["usual"] - row["paper"]) for row in known
+            )
+            sentences.append(
+                f"{asked.words[1].capitalize()} is nearer to the paper in {nearer} of {len(known)}."
+            )
+        return Explanation(
+            asked.id, self.dataset, asked.question, "measured", " ".join(sentences), rows
+        )
+
+    def _row(
+        self, name: str, usual: Scores, other: Scores, *, paired: bool
+    ) -> dict[str, Any] | None:
+        if paired:
+            seeds = usual.index.intersection(other.index)
+            usual, other = usual[seeds], other[seeds]
+        if not len(usual) or not len(other):
+            return None
+        row = {
+            "usual": float(usual.mean()),
+            "other": float(other.mean()),
+            "change": float(other.mean() - usual.mean()),
+            "n": [len(usual), len(other)],
+            "paper": self.paper.get("fixed" if name == "none-fixed" else name),
+        }
+        low, high = np.nan, np.nan
+        if paired:
+            difference = statistics.paired(
+                other - usual, confidence=self.confidence, test_to_train=self.test_to_train
+            )
+            low, high = difference.low, difference.high
+        elif min(len(usual), len(other)) > 1:
+            interval = stats.ttest_ind(other, usual, equal_var=False).confidence_interval(
+                self.confidence
+            )
+            low, high = interval.low, interval.high
+        finite = np.isfinite([low, high]).all()
+        return row | {
+            "low": float(low) if finite else None,
+            "high": float(high) if finite else None,
+        }
+
+    def _sentence(self, name: str, words: tuple[str, str], row: dict[str, Any]) -> str:
+        interval = ""
+        if row["low"] is not None:
+            interval = (
+                f", {100 * self.confidence:g} % interval {_points(row['low'])} to "
+                f"{_points(row['high'])}"
+            )
+        paper = "" if row["paper"] is None else f"; the paper has {100 * row['paper']:.2f}"
+        return (
+            f"{label(name)}: {words[0]} {100 * row['usual']:.2f} %, {words[1]} "
+            f"{100 * row['other']:.2f} % ({_points(row['change'])} points{interval}, "
+            f"n = {min(row['n'])}){paper}."
+        )
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")

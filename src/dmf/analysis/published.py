@@ -1,0 +1,50 @@
+"""Published numbers as data: the paper's tables and text, and U-Nets of independent authors."""
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+from dmf.analysis.results import METRICS
+from dmf.study import paper_configurations
+
+STATISTICS = ("mean", "std", "n")
+PAPER_RUNS = 10
+
+
+def published_table(dataset: str) -> pd.DataFrame:
+    """Return the paper's table for busi, busc or bus.
+
+    Rows are its 13 configurations, columns (metric, mean | std | n) as in
+    :func:`dmf.analysis.tables.paper_table`: mean ± std of ten runs, in percent.
+    """
+    numbers = _read("tables.csv")
+    numbers = numbers[numbers["dataset"] == dataset]
+    name = numbers["auxiliary"] + "-" + numbers["weighting"]
+    numbers = numbers.assign(configuration=name.replace("none-fixed", "fixed"))
+    mean = numbers.pivot(index="configuration", columns="metric", values="mean_percent")
+    std = numbers.pivot(index="configuration", columns="metric", values="std_percent")
+    table = pd.concat({"mean": mean, "std": std, "n": mean.notna() * PAPER_RUNS}, axis=1)
+    columns = pd.MultiIndex.from_product([METRICS, STATISTICS], names=["metric", "statistic"])
+    return table.swaplevel(axis=1).reindex(index=paper_configurations(), columns=columns)
+
+
+def quotes() -> pd.DataFrame:
+    """Return the numbers the paper's text gives: place, whose, mean, std (percent), and their role.
+
+    ``role`` is what the text says of the number among the configurations matching ``among``:
+    highest, second, lowest, balanced, or nothing.
+    """
+    return _read("quotes.csv")
+
+
+def independent() -> pd.DataFrame:
+    """Return foreground Dice scores of other authors' networks, with protocol and source."""
+    return _read("independent.csv")
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    with files("dmf.analysis").joinpath("paper", name).open(encoding="utf-8") as stream:
+        text = {"auxiliary": str, "weighting": str, "role": str, "among": str}
+        return pd.read_csv(stream, dtype=text).fillna(dict.fromkeys(["role", "among"], ""))

@@ -1,0 +1,94 @@
+"""Device slots: never two trainings on one, and none lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dmf.errors import DmfError
+from dmf.study import Execution
+from dmf.training.devices import device_names, lease, visible_devices
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dmf.training.devices import lease
+folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+with lease(["0", "1"], 2, folder) as name:
+    with log.open("a") as stream:
+        stream.write(f"start {name}\\n")
+    time.sleep(seconds)
+    with log.open("a") as stream:
+        stream.write(f"end {name}\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "files", "expected"),
+    [
+        ({}, [], []),
+        ({}, ["nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"], ["0", "1", "2", "10"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,1"}, ["nvidia0"], ["3", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-a/7/0"}, [], ["MIG-a/7/0"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["nvidia0"], []),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ["nvidia0"], []),
+    ],
+)  # fmt: skip
+def test_visible_devices(
+    environment: dict[str, str], files: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert visible_devices(environment, tmp_path) == expected
+
+
+def test_execution_decides_between_cpu_and_cuda() -> None:
+    two = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert device_names(Execution(device="cpu"), two) == []
+    assert device_names(Execution(device="auto"), two) == ["0", "1"]
+    with pytest.raises(DmfError, match=r"execution\.device = 'cuda'.*no NVIDIA device"):
+        device_names(Execution(device="cuda"), {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_devices_fill_evenly(tmp_path: Path) -> None:
+    with lease(["0", "1"], 2, tmp_path) as a, lease(["0", "1"], 2, tmp_path) as b:
+        assert {a, b} == {"0", "1"}
+        with lease(["0", "1"], 2, tmp_path) as c, lease(["0", "1"], 2, tmp_path) as d:
+            assert {c, d} == {"0", "1"}
+
+
+def test_many_jobs_never_exceed_the_slots(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "slots"), str(log), "0.2"])
+        for _ in range(9)
+    ]
+    assert [job.wait() for job in jobs] == [0] * 9
+    held = {"0": 0, "1": 0}
+    lines = log.read_text().splitlines()
+    assert len(lines) == 18
+    for line in lines:
+        event, name = line.split()
+        held[name] += 1 if event == "start" else -1
+        assert held[name] <= 2
+
+
+def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "slots"), str(log), "60"]
+    jobs = [subprocess.Popen(command) for _ in range(4)]
+    deadline = time.monotonic() + 30
+    while not log.exists() or len(log.read_text().splitlines()) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(jobs[0].pid, signal.SIGKILL)
+    jobs[0].wait()
+    with lease(["0", "1"], 2, tmp_path / "slots") as name:
+        assert name in ("0", "1")
+    for job in jobs[1:]:
+        job.kill()
+        job.wait()

@@ -1,0 +1,20 @@
+"""The code on the page about the fusion runs, and its example is solved."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "fusion.md"
+
+
+def test_code_of_the_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 7
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        # Keep the lines of the page, so that a failure points at them.
+        lines_before = text[: text.index(block)].count("\n")
+        exec(compile("\n" * lines_before + block, str(PAGE), "exec"), namespace)
+    assert namespace["worst_error"] < 0.05
+    assert namespace["fusion"].events["non_finite_auxiliary"] == 1

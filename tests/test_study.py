@@ -1,0 +1,186 @@
+"""params.yaml as a typed object: what it says, what it refuses, and how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY, tiny
+
+from dmf.errors import DmfError
+from dmf.study import (
+    RELEASED,
+    Study,
+    known_configurations,
+    paper_configurations,
+    parse_configuration,
+)
+
+
+def shipped_params() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    return values
+
+
+def test_params_yaml_is_the_papers_study() -> None:
+    study = Study.load(REPOSITORY / "params.yaml")
+    assert study.study.datasets == ["busi", "busc", "bus"]
+    assert study.study.configurations == paper_configurations()
+    assert len(paper_configurations()) == 13
+    assert len(study.seeds) == 10
+    assert study.training.epochs == 100
+
+
+def test_params_yaml_spells_out_every_default() -> None:
+    """A reader of params.yaml sees every number: nothing is left to a default in the code."""
+
+    def keys(values: Any, path: str = "") -> set[str]:
+        if not isinstance(values, dict):
+            return {path}
+        return {leaf for key, value in values.items() for leaf in keys(value, f"{path}.{key}")}
+
+    values = shipped_params()
+    dumped = Study.from_mapping(values).model_dump()
+    assert keys(values) == keys(dumped)
+
+
+@pytest.mark.parametrize(
+    "overlay", sorted((REPOSITORY / "config").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_overlay_is_valid_and_works_elsewhere(overlay: Path) -> None:
+    study = Study.load(REPOSITORY / "params.yaml", overlay)
+    assert study.study.workdir == f"build/{study.study.name}"
+    assert study.study.name == overlay.stem
+
+
+REFUSED = {
+    "unknown key": ("training: {epoch: 3}", ["training.epoch", "Did you mean 'epochs'?"]),
+    "unknown section": ("trainin: {}", ["trainin", "Did you mean 'training'?"]),
+    "wrong type": ("training: {epochs: ten}", ["training.epochs = 'ten'", "integer"]),
+    "number as text": ("training: {epochs: '10'}", ["training.epochs = '10'", "integer"]),
+    "negative": ("training: {learning_rate: -0.1}", ["training.learning_rate", "greater than 0"]),
+    "infinite": ("auxiliary: {gamma0: .inf}", ["auxiliary.gamma0", "finite"]),
+    "fractions": (
+        "split: {train: 0.7, validation: 0.15, test: 0.2}",
+        ["split", "sum to 1", "1.05"],
+    ),
+    "unknown dataset": ("study: {datasets: [bosi]}", ["bosi", "busi, busc, bus, phantom"]),
+    "unknown configuration": (
+        "study: {configurations: [cb_dise-variance]}",
+        ["cb_dise-variance", "did you mean 'cb_dice-variance'?", "tversky"],
+    ),
+    "the same twice": ("study: {configurations: [fixed, fixed]}", ["named twice: fixed"]),
+    "two names of one": ("study: {configurations: [fixed, none-fixed]}", ["short for"]),
+    "no seeds": ("study: {seeds: 0}", ["study.seeds = 0", "greater than or equal to 1"]),
+    "odd image size": ("data: {image_size: 100}", ["100", "multiple of 16"]),
+    "warm-up beyond window": ("fusion: {warmup: 200}", ["warmup (200)", "window (150)"]),
+    "unknown kind of source": ("datasets: {x: {kind: zip}}", ["datasets.x", "'busi'"]),
+    "typo in a source": (
+        "datasets: {busi: {kind: busi, arhive: x.zip}}",
+        ["datasets.busi.arhive", "Did you mean 'archive'?"],
+    ),
+    "empty grid": ("study: {datasets: []}", ["study.datasets", "at least 1 item"]),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), REFUSED.values(), ids=REFUSED)
+def test_impossible_values_are_refused_with_key_value_and_remedy(
+    text: str, expected: list[str], tmp_path: Path
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    with pytest.raises(DmfError) as failure:
+        Study.load(REPOSITORY / "params.yaml", overlay)
+    message = str(failure.value)
+    assert "overlay.yaml" in message
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(DmfError, match=r"params\.yaml"):
+        Study.load(path)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(DmfError, match=r"nowhere\.yaml cannot be read"):
+        Study.load(Path("nowhere.yaml"))
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 readers deliver 1e-3 as text; YAML 1.2 readers, such as DVC's, as a number."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("training: {learning_rate: 1e-3}")
+    assert Study.load(REPOSITORY / "params.yaml", overlay).training.learning_rate == 1e-3
+
+
+def test_lists_replace_and_mappings_merge(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("study: {configurations: [fixed]}")
+    study = Study.load(REPOSITORY / "params.yaml", overlay)
+    assert study.study.configurations == ["fixed"]
+    assert study.study.datasets == ["busi", "busc", "bus"]
+
+
+@pytest.mark.parametrize("name", known_configurations())
+def test_configuration_names_round_trip(name: str) -> None:
+    configuration = parse_configuration(name)
+    assert configuration.name == name
+    expected = {"fixed": "none-fixed", "cross_entropy": "none-fixed"}.get(name, name)
+    suffix = "_ema" if configuration.smoothed else ""
+    assert f"{configuration.auxiliary}-{configuration.weighting}{suffix}" == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ({"losses": {"focal": {"gamma": 3.0}}}, {"focal-variance", "focal-mad", "focal-bayesian"}),
+        ({"fusion": {"window": 90, "warmup": 3}}, set(paper_configurations()) - {"fixed"}),
+        ({"training": {"epochs": 9}}, set(paper_configurations())),
+        ({"execution": {"threads": 7, "device": "cpu"}}, set()),
+        ({"report": {"dpi": 99}}, set()),
+        ({"study": {"seeds": 3}}, set()),
+    ],
+)
+def test_a_change_touches_only_the_configurations_it_concerns(
+    change: dict[str, Any], touched: set[str]
+) -> None:
+    before, after = Study.from_mapping(TINY), Study.from_mapping(tiny(**change))
+    differ = {
+        name
+        for name in paper_configurations()
+        if before.run_parameters(name) != after.run_parameters(name)
+    }
+    assert differ == touched
+
+
+def test_released_preset_sets_the_four_switches_and_nothing_else() -> None:
+    paper = Study.from_mapping(TINY).model_dump()
+    released = Study.from_mapping({**TINY, "preset": "released"}).model_dump()
+    assert released["losses"]["kind"] == "hard"
+    assert released["losses"]["focal"]["applied_to"] == "precision"
+    assert released["fusion"]["median"] == "released"
+    assert released["fusion"]["detach"] is False
+    for *path, last in RELEASED:
+        section = released
+        original = paper
+        for key in path:
+            section, original = section[key], original[key]
+        section[last] = original[last]
+    assert released == {**paper, "preset": "released"}
+
+
+def test_step_parameters_survive_json() -> None:
+    study = Study.load(REPOSITORY / "params.yaml")
+    for parameters in (
+        study.download_parameters("busi"),
+        study.download_parameters("phantom"),
+        study.filter_parameters(),
+        study.run_parameters("focal-mad"),
+        study.report_parameters(),
+    ):
+        text = parameters.model_dump_json()
+        assert type(parameters).model_validate_json(text) == parameters

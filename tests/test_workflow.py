@@ -1,0 +1,152 @@
+"""The real Snakemake on a tiny study: what runs, what does not, and what people see."""
+
+import json
+from pathlib import Path
+
+import pytest
+from project import Project
+
+NOTHING = "Nothing to be done"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished study of two configurations and one seed."""
+    made = Project(
+        tmp_path_factory.mktemp("workflow"),
+        study={"configurations": ["fixed", "cb_dice-variance"]},
+        report={"dpi": 60, "bootstrap": 100, "samples": 2},
+    )
+    made.snakemake()
+    return made
+
+
+def test_the_whole_chain_leaves_what_it_promises(project: Project) -> None:
+    for name in (
+        "data/raw/phantom/manifest.csv",
+        "data/filtered/phantom.npz",
+        "data/splits/phantom/seed-00.csv",
+        "models/phantom/fixed/seed-00/metrics.json",
+        "reports/results.csv",
+        "reports/metrics.json",
+        "reports/figures/phantom-weights.png",
+        "reports/tables/phantom-test.csv",
+        "reports/index.html",
+        "reports/report.md",
+        "mlflow/mlflow.db",
+        "mlflow/tracked.json",
+        "logs/train/phantom/fixed/seed-00.log",
+        "logs/benchmarks/train/phantom/fixed/seed-00.tsv",
+    ):
+        assert (project.folder / name).is_file(), name
+    means = json.loads((project.folder / "reports/metrics.json").read_text())
+    run = json.loads((project.folder / "models/phantom/fixed/seed-00/metrics.json").read_text())
+    assert means["phantom"]["fixed"]["dice"] == run["last"]["test"]["dice"]
+
+
+def test_a_second_time_there_is_nothing_to_do(project: Project) -> None:
+    assert NOTHING in project.snakemake().stdout
+
+
+def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
+    """One after the other: a figure setting, a configuration, a seed, code that only downloads."""
+    before = project.runs()
+    figure = project.folder / "reports/figures/phantom-weights.png"
+    drawn = figure.read_bytes()
+    project.change("report", dpi=50)
+    project.snakemake()
+    assert project.trained_since(before) == set()
+    assert figure.read_bytes() != drawn
+
+    project.change("study", configurations=["fixed", "cb_dice-variance", "none-mad"])
+    project.snakemake()
+    assert project.trained_since(before) == {"phantom/none-mad/seed-00"}
+
+    before = project.runs()
+    project.change("study", seeds=2)
+    project.snakemake("--", "train_phantom")
+    names = ("fixed", "cb_dice-variance", "none-mad")
+    assert project.trained_since(before) == {f"phantom/{name}/seed-01" for name in names}
+
+    before = project.runs()
+    project.change("study", seeds=1, configurations=["fixed", "none-mad"])
+    source = project.folder / "src/dmf/data/sources.py"
+    source.write_text(source.read_text() + "# a comment\n")
+    output = project.snakemake("--", "train_phantom").stdout
+    assert "rule download" in output
+    assert project.trained_since(before) == set()
+
+    before = project.runs()
+    source = project.folder / "src/dmf/losses.py"
+    source.write_text(source.read_text() + "# as good as an edit: bytes are compared\n")
+    project.snakemake("--", "train_phantom")
+    assert project.trained_since(before) == {"phantom/fixed/seed-00", "phantom/none-mad/seed-00"}
+
+    before = project.runs()
+    project.change("execution", threads=2, checkpoint_epochs=7)
+    assert NOTHING in project.snakemake("--", "train_phantom").stdout
+
+    # Without Snakemake's memory of parameters, the run keys still tell which results are right.
+    (project.folder / ".snakemake").rename(project.folder / ".forgotten")
+    project.change("training", epochs=4)
+    project.snakemake("models/phantom/fixed/seed-00/metrics.json")
+    assert project.trained_since(before) == {"phantom/fixed/seed-00"}
+    verdict = project.run("dmf", "verify", check=False)
+    assert verdict.returncode == 1
+    assert "none-mad/seed-00: the result of other parameters" in verdict.stdout
+    assert "fixed/seed-00:" not in verdict.stdout
+
+
+def test_targets_people_ask_for(project: Project) -> None:
+    dry = project.snakemake("-n", "--forceall").stdout
+    assert "rule train" in dry
+    partial = project.snakemake("-n", "models/phantom/fixed/seed-00/metrics.json")
+    assert partial.returncode == 0
+    unknown = project.snakemake("models/phantom/fixed/seed-77/metrics.json", check=False)
+    assert unknown.returncode != 0
+    assert "MissingRuleException" in unknown.stdout
+
+
+def test_snakemake_report_is_built(project: Project) -> None:
+    project.snakemake("--report", "report.zip", "--", "report")
+    assert (project.folder / "report.zip").stat().st_size > 10_000
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Project:
+    return Project(tmp_path, study={"configurations": ["fixed", "none-mad"]})
+
+
+def test_wrong_parameters_are_refused_before_anything_runs(fresh: Project) -> None:
+    fresh.change("training", epoch=3)
+    done = fresh.snakemake(check=False)
+    assert done.returncode != 0
+    assert "training.epoch: unknown key. Did you mean 'epochs'?" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (fresh.folder / "data/raw").exists()
+
+
+def test_a_failed_step_says_so_once_and_leaves_nothing(fresh: Project) -> None:
+    fresh.change("datasets", phantom={"kind": "busi", "archive": "broken.zip"})
+    (fresh.folder / "broken.zip").write_bytes(b"PK\x03\x04 not a zip at all")
+    done = fresh.snakemake(check=False)
+    assert done.returncode != 0
+    assert done.stdout.count("error: ") == 1
+    assert "broken.zip" in done.stdout
+    assert not (fresh.folder / "data/raw/phantom").exists()
+
+
+def test_one_diverging_configuration_does_not_hide_the_report(fresh: Project) -> None:
+    fresh.change("training", learning_rate=1e30)
+    fresh.snakemake("--", "report")
+    table = (fresh.folder / "reports/results.csv").read_text()
+    assert "phantom,fixed,none,fixed,0,diverged" in table
+    assert "diverged" in (fresh.folder / "reports/report.md").read_text()
+
+
+def test_gpu_jobs_are_limited_to_the_devices_there_are(fresh: Project) -> None:
+    fresh.change("execution", device="auto", slots=2)
+    with_two = fresh.snakemake("-n", CUDA_VISIBLE_DEVICES="0,1").stdout
+    assert "gpu=1" in with_two
+    without = fresh.snakemake("-n", CUDA_VISIBLE_DEVICES="").stdout
+    assert "gpu=1" not in without
