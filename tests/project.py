@@ -16,10 +16,15 @@ BIN = Path(sys.executable).parent
 
 
 class Project:
-    """The tracked files and the new ones of the working tree, copied to ``folder``."""
+    """A folder that holds this project, or a clone of such a folder."""
 
-    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def copy(cls, folder: Path, **sections: dict[str, Any]) -> "Project":
+        """Copy the tracked and the new files of the working tree; sections change the tiny study."""
+        made = cls(folder)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=REPOSITORY,
@@ -32,7 +37,13 @@ class Project:
             if source.is_file() and not name.startswith(("tests/", "docs/", "reports/published/")):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-        self.write_params(tiny(**sections))
+        made.write_params(tiny(**sections))
+        return made
+
+    def clone(self, folder: Path) -> "Project":
+        """Clone the repository; without a ``dvc pull`` the clone has no data, models or results."""
+        self.run("git", "clone", "--quiet", ".", str(folder))
+        return Project(folder)
 
     def write_params(self, params: Mapping[str, Any]) -> None:
         """Replace params.yaml."""
@@ -64,7 +75,9 @@ class Project:
             text=True,
         )
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
+            raise AssertionError(
+                f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+            )
         return done
 
     def environment(self, **more: str) -> dict[str, str]:

@@ -351,12 +351,13 @@ def test_losses_by_name_in_order_and_as_a_tensor_are_the_same() -> None:
 
 
 def test_losses_of_low_precision_are_added_in_float32() -> None:
-    fusion = DynamicMemoryFusion(2, "fixed")
-    losses = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        total = fusion(losses, torch.tensor(1 / 3))
-    assert total.dtype == torch.float32
-    assert total.item() == pytest.approx(1.5 + 5 / 3)
+    outside, inside = (DynamicMemoryFusion(2, "mad", warmup=3, window=9) for _ in range(2))
+    for losses in torch.rand(9, 2, generator=torch.Generator().manual_seed(0)).bfloat16():
+        expected = outside(losses.float(), torch.tensor(1 / 3))
+        with torch.autocast("cpu", torch.bfloat16):
+            total = inside(losses, torch.tensor(1 / 3))
+        assert total.dtype == torch.float32
+        assert torch.equal(total, expected)
 
 
 def test_refuses_what_does_not_fit() -> None:
@@ -370,6 +371,8 @@ def test_refuses_what_does_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             fusion(losses)
+    with pytest.raises(ValueError, match=r"call fusion.float\(\)"):
+        DynamicMemoryFusion(["a", "b"]).to(torch.bfloat16)(torch.ones(2))
     for options, message in (
         ({"losses": "dice"}, "single string"),
         ({"losses": ["a", "a"]}, "all different"),

@@ -167,32 +167,6 @@ def test_soft_counts_become_hard_with_certainty(name: str, reduction: str) -> No
     assert soft.item() == pytest.approx(hard.item(), abs=1e-9)
 
 
-@pytest.mark.parametrize("on", ["pixels", "precision"])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_padding_does_not_count(kind: str, reduction: str, on: str) -> None:
-    logits, ground_truth = example(6, images=5, classes=2)
-    # What fills the padding must not matter, not even an image without any foreground.
-    padded_truth = ground_truth.clone()
-    padded_truth[3:] = 0
-    padded = logits.clone()
-    padded[3:] = 40 * padded[3:]
-    valid = torch.tensor([1, 1, 1, 0, 0])
-    all_losses = SegmentationLosses(LOSSES, kind=kind, reduction=reduction, focal_on=on)
-
-    short = logits[:3].clone().requires_grad_()
-    long = padded.requires_grad_()
-    expected, _ = all_losses(short, ground_truth[:3])
-    value, _ = all_losses(long, padded_truth, valid)
-    torch.testing.assert_close(value, expected)
-    expected.sum().backward()
-    value.sum().backward()
-    assert short.grad is not None
-    assert long.grad is not None
-    torch.testing.assert_close(long.grad[:3], short.grad)
-    assert not long.grad[3:].any()
-
-
 def test_batch_of_padding_alone_has_no_loss() -> None:
     logits, ground_truth = example()
     for reduction in REDUCTIONS:
@@ -287,9 +261,8 @@ def test_compiles_without_graph_breaks() -> None:
     logits, ground_truth = example(10)
     module = SegmentationLosses(("cross_entropy", "iou", "dice"), "cb_dice")
     compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    valid = torch.tensor([1, 1, 0, 1])
     for ours, expected in zip(
-        compiled(logits, ground_truth, valid), module(logits, ground_truth, valid), strict=True
+        compiled(logits, ground_truth), module(logits, ground_truth), strict=True
     ):
         torch.testing.assert_close(ours, expected)
 
@@ -324,8 +297,6 @@ def test_refuses_what_does_not_fit() -> None:
         module(logits, ground_truth[:, :-1])
     with pytest.raises(TypeError, match="integer class indices"):
         module(logits, ground_truth.float())
-    with pytest.raises(ValueError, match="valid must be"):
-        module(logits, ground_truth, torch.ones(1))
     with pytest.raises(ValueError, match="unknown loss 'dise'"):
         SegmentationLosses(("dise",))
     with pytest.raises(ValueError, match="unknown loss 'hinge'"):

@@ -15,7 +15,7 @@ from scipy import stats
 
 from dmf.data.phantom import STEERING, PhantomImage, envelope, generate
 
-SERIES = 200
+SERIES = 160
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def correlation_length(field: npt.NDArray[np.float32], axis: int) -> float:
 
 
 def test_image_depends_on_seed_and_index_only(series: list[PhantomImage]) -> None:
-    for index in (190, 3, 57):  # any order, without the images before
+    for index in (150, 3, 57):  # any order, without the images before
         again = generate(index, seed=11, size=64)
         np.testing.assert_array_equal(again.image, series[index].image)
         np.testing.assert_array_equal(again.mask, series[index].mask)

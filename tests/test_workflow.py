@@ -12,7 +12,7 @@ NOTHING = "Nothing to be done"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished study of two configurations and one seed."""
-    made = Project(
+    made = Project.copy(
         tmp_path_factory.mktemp("workflow"),
         study={"configurations": ["fixed", "cb_dice-variance"]},
         report={"dpi": 60, "bootstrap": 100, "samples": 2},
@@ -114,7 +114,7 @@ def test_snakemake_report_is_built(project: Project) -> None:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Project:
-    return Project(tmp_path, study={"configurations": ["fixed", "none-mad"]})
+    return Project.copy(tmp_path, study={"configurations": ["fixed", "none-mad"]})
 
 
 def test_wrong_parameters_are_refused_before_anything_runs(fresh: Project) -> None:

@@ -1,4 +1,4 @@
-"""What MLflow's database holds of a study, read with plain SQL, against what the run folders say."""
+"""What MLflow's database holds of a study, read with plain SQL, against the run folders."""
 
 import json
 import sqlite3
@@ -79,7 +79,9 @@ def finished_in(database: Path) -> int:
         return 0
     with closing(sqlite3.connect(database, timeout=20)) as connection:
         try:
-            query = "SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = "
+            query = (
+                "SELECT count(*) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = "
+            )
             query += "'seed' WHERE r.status != 'RUNNING' AND r.lifecycle_stage = 'active'"
             return int(connection.execute(query).fetchone()[0])
         except sqlite3.OperationalError:

@@ -19,6 +19,7 @@ from dmf.study import (
     DownloadParameters,
     Execution,
     FilterParameters,
+    Grid,
     ReportParameters,
     RunParameters,
     Settings,
@@ -88,6 +89,16 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
         f"configurations x {grid.seeds} seeds = {runs} runs of {study.training.epochs} epochs at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
+
+
+@app.command()
+def plan(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+    """Say what is done, what is left, and what time and disk it will take here."""
+    from dmf.training import plan as planning
+
+    study = _study(params, overlay)
+    for line in planning.describe(study, planning.plan(study)):
+        typer.echo(line)
 
 
 @app.command()
@@ -183,8 +194,8 @@ def aggregate(
     """Collect every run's metrics into reports/results.csv."""
     from dmf.analysis import results
 
-    given = _report_parameters(parameters, params, overlay)
-    results.write(results.collect(given, partial=partial), Path("reports"))
+    grid = _given(Grid, parameters, params, overlay, lambda study: study.study)
+    results.write(results.collect(grid, partial=partial), grid, Path("reports"))
 
 
 @app.command()
@@ -220,9 +231,7 @@ def track(
     from dmf import tracking
 
     given = _report_parameters(parameters, params, overlay)
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    summary = tracking.track(given, uri=uri, follow=follow, strict=strict)
-    typer.echo(summary.message)
+    typer.echo(tracking.track(given, follow=follow, strict=strict, report=_say).message)
 
 
 @app.command()
@@ -231,11 +240,14 @@ def ui(
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
-    """Open the MLflow pages over this study's runs."""
+    """Serve the MLflow pages over this study's runs, newly finished ones included."""
     from dmf import tracking
 
-    _study(params, overlay)
-    tracking.serve(port)
+    study = _study(params, overlay)
+    command = tracking.server_command(port=port)
+    typer.echo(tracking.track(study.report_parameters(), report=_say).message)
+    typer.echo(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.")
+    os.execve(command[0], command, tracking.server_environment())
 
 
 @app.command()

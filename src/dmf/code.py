@@ -14,6 +14,7 @@ STEP_FILES = {
         "data/readers.py",
         "data/duplicates.py",
         "data/phantom.py",
+        "data/raw.py",
     ],
     "filter": ["data/filtering.py", "data/arrays.py"],
     "split": ["data/splits.py"],

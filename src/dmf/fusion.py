@@ -24,13 +24,13 @@ that has one cannot harm the model, and counts as 0. `events` counts both.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 Weighting = Literal["variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov"]
-WEIGHTINGS = ("variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov")
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 T = TypeVar("T", int, Tensor)
 
@@ -205,7 +205,8 @@ class DynamicMemoryFusion(nn.Module):
 
         losses: K scalars by name, or in the order of `names`, or as a tensor of shape (K,).
 
-        Raises ValueError for losses that do not match `names` in number, name, shape or device.
+        Raises ValueError for losses that do not match `names` in number, name, shape or device, and
+        where the module was converted to half precision.
         """
         values, terms = self._values_and_terms(losses)
         if self.training:
@@ -242,6 +243,8 @@ class DynamicMemoryFusion(nn.Module):
             values = torch.stack(scalars)
             trains = values.requires_grad
             terms = torch.stack([_without_dead_non_finite(scalar, trains) for scalar in scalars])
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"the fusion is in {dtype}, too coarse for it: call fusion.float()")
         if values.device != device:
             raise ValueError(
                 f"the losses are on {values.device} but the fusion is on {device}: "

@@ -143,39 +143,30 @@ class SegmentationLosses(nn.Module):
             name: penalties.get(name, (0.5, 0.5)) for name in _REGION_LOSSES if name in self._names
         }
 
-    def forward(
-        self, logits: Tensor, ground_truth: Tensor, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, logits: Tensor, ground_truth: Tensor) -> tuple[Tensor, Tensor | None]:
         """The base losses, shape (K,), in the order of `base`, and the auxiliary loss or None.
-
-        valid: shape (N,), 1 for an image that counts and 0 for padding. The result is that of the
-            valid images alone; every loss is 0 if there are none.
 
         Raises ValueError for shapes that do not fit, TypeError for a ground truth of floats.
         """
         log_probability, truth = _log_probability_and_truth(logits, ground_truth)
-        images = None if valid is None else _image_weights(valid, log_probability)
         on_precision = "focal" in self._names and self.focal_on == "precision"
         values: dict[str, Tensor] = {}
 
         if "cross_entropy" in self._names:
             log_true = (log_probability * truth).sum((1, 2))
-            values["cross_entropy"] = -_average(log_true, images) / truth.shape[2]
+            values["cross_entropy"] = -log_true.mean() / truth.shape[2]
         if "focal" in self._names and not on_precision:
-            values["focal"] = _average(self._focal_on_pixels(log_probability, truth), images)
+            values["focal"] = self._focal_on_pixels(log_probability, truth).mean()
         if self._penalties or on_precision:
             if self.kind == "hard":
                 counts = _hard_counts(logits, truth)
             else:
                 counts = _soft_counts(log_probability, truth)
-            if images is not None:
-                # Padding without counts scores 1; any common factor cancels in every ratio.
-                counts = counts * images[:, None]
             if self.reduction == "batch":
-                counts, images = counts.sum(1, keepdim=True), None
-            values |= self._region_losses(counts, images)
+                counts = counts.sum(1, keepdim=True)
+            values |= self._region_losses(counts)
             if on_precision:
-                values["focal"] = _average(self._focal_on_precision(counts), images)
+                values["focal"] = self._focal_on_precision(counts).mean()
 
         base = torch.stack([values[name] for name in self.base])
         return base, None if self.auxiliary is None else values[self.auxiliary]
@@ -196,7 +187,7 @@ class SegmentationLosses(nn.Module):
         surprise = (1 - precision) ** self.focal_gamma * -precision.log()
         return self.focal_alpha * surprise.mean(1)
 
-    def _region_losses(self, counts: Tensor, images: Tensor | None) -> dict[str, Tensor]:
+    def _region_losses(self, counts: Tensor) -> dict[str, Tensor]:
         """From TP, claimed and actual pixels of each row and class, (3, rows, C)."""
         if not self._penalties:
             return {}
@@ -213,7 +204,7 @@ class SegmentationLosses(nn.Module):
             means = (scores * shares).sum(2)
         else:
             means = scores.mean(2)
-        return dict(zip(self._penalties, _average(1 - means, images).unbind(), strict=True))
+        return dict(zip(self._penalties, (1 - means).mean(1).unbind(), strict=True))
 
 
 def class_balance(pixels: Tensor) -> Tensor:
@@ -276,19 +267,6 @@ def _hard_counts(logits: Tensor, truth: Tensor) -> Tensor:
     prediction = logits.argmax(1).reshape(len(truth), 1, -1)
     claimed = (prediction == _class_column(truth)).to(truth.dtype)
     return torch.stack(((claimed * truth).sum(2), claimed.sum(2), truth.sum(2)))
-
-
-def _image_weights(valid: Tensor, like: Tensor) -> Tensor:
-    """The weight of every image in a mean over the valid ones, shape (N,)."""
-    if valid.shape != (len(like),):
-        raise ValueError(f"valid must be ({len(like)},), got {tuple(valid.shape)}")
-    valid = valid.to(like.dtype)
-    return valid / valid.sum().clamp(min=1)
-
-
-def _average(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over the last dimension."""
-    return values.mean(-1) if weights is None else (values * weights).sum(-1)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -28,14 +28,13 @@ rule aggregate:
     output:
         results="reports/results.csv",
         metrics="reports/metrics.json",
+        curves="reports/curves.csv",
     log:
         "logs/aggregate.log",
     benchmark:
         "logs/benchmarks/aggregate.tsv"
     params:
-        parameters=study.report_parameters().model_dump_json(
-            include={"grid", "kinds"}
-        ),
+        parameters=study.study.model_dump_json(),
         code=code_hash("aggregate"),
     resources:
         mem_mb=1000,

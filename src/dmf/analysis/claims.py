@@ -16,7 +16,13 @@ from pydantic import Field, model_validator
 
 from dmf.analysis import dynamics, rules
 from dmf.analysis.comparisons import Published, Seeds
-from dmf.analysis.results import FOREGROUND_METRICS, METRICS, paper_dataset, reductions
+from dmf.analysis.results import (
+    FOREGROUND_METRICS,
+    METRICS,
+    departures,
+    paper_dataset,
+    reductions,
+)
 from dmf.analysis.rules import Verdict
 from dmf.analysis.tables import DATASET_LABELS, METRIC_LABELS
 from dmf.analysis.vocabulary import NoTest, Rule, describe
@@ -83,7 +89,9 @@ def judge(
         if (known := paper_dataset(parameters, dataset))
     }
     published = {dataset: Published(dataset) for dataset in PAPER_DATASETS}
-    reduced = bool(reductions(parameters))
+    notes = " Reduced study." if reductions(parameters) else ""
+    if others := departures(parameters):
+        notes += f" Not as in the paper: {'; '.join(others)}."
     judgements = []
     for claim in claims():
         if isinstance(claim.rule, NoTest):
@@ -95,8 +103,8 @@ def judge(
                 own = rules.judge(
                     claim.rule, ours[dataset], metric, parameters.report, published[dataset]
                 )
-                if reduced and own.outcome != "not run":
-                    own = replace(own, detail=f"{own.detail} Reduced study.")
+                if own.outcome != "not run":
+                    own = replace(own, detail=own.detail + notes)
             judgements.append(
                 Judgement(
                     id=f"{claim.id}/{dataset}/{metric}",

@@ -87,10 +87,12 @@ class Seeds:
     def differences(self, weights: Mapping[str, float], metric: str) -> Array:
         """Return the weighted sum for every seed that has all members; empty if there is none."""
         runs = self.runs(metric)
-        if not set(weights) <= set(runs.columns):
+        columns = runs.columns.get_indexer(pd.Index(list(weights)))
+        if (columns < 0).any():
             return np.empty(0)
-        complete = runs[list(weights)].dropna().to_numpy(dtype=np.float64)
-        return np.asarray(complete @ np.array(list(weights.values())))
+        members = runs.to_numpy(dtype=np.float64)[:, columns]
+        sums: Array = np.asarray(members @ np.array(list(weights.values())))
+        return np.asarray(sums[~np.isnan(sums)])
 
     def contrast(
         self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float

@@ -1,41 +1,31 @@
-"""Every figure of the report: which there are, what they are called, and drawing them all."""
+"""Every figure of the report: which there are, what they are called, and drawing them all.
+
+Snakemake imports this module to learn the names, in every job; what draws is imported on demand.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from dmf.analysis.comparisons import families
-from dmf.analysis.figures_extra import (
-    draw_agreement,
-    draw_differences,
-    draw_gamma,
-    draw_seeds,
-    draw_train_test,
-)
-from dmf.analysis.figures_paper import draw_losses, draw_qualitative, draw_weights, grid_of_courses
-from dmf.analysis.figures_style import (
-    Drawing,
-    Material,
-    NothingToDraw,
-    data_note,
-    house_style,
-    save,
-)
-from dmf.analysis.results import factors, histories, paper_dataset
 from dmf.files import read_json, write_json
-from dmf.study import ReportParameters
+from dmf.study import PAPER_DATASETS, ReportParameters, parse_configuration
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CAPTIONS = "captions.json"
+SUFFIXES = (".png", ".pdf")
+
+Applies = Callable[[ReportParameters, str], bool]
 
 
 @dataclass(frozen=True)
 class FigureEntry:
     """One figure of the report.
 
-    ``note`` says what sets its data apart from the paper's, ``left_out`` why it was not drawn; both
-    are empty otherwise.
+    ``note`` says what sets its data apart from the paper's, ``left_out`` why there is only a
+    placeholder in its place; both are empty otherwise.
     """
 
     name: str
@@ -48,44 +38,38 @@ class FigureEntry:
     left_out: str = ""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A kind of figure: its title, when a study has it, and how it is drawn."""
-
-    title: str
-    draw: Callable[[Material], Drawing]
-    applies: Callable[[ReportParameters, str], bool]
-
-
 def _always(parameters: ReportParameters, dataset: str) -> bool:
     return True
 
 
 def _adapts(parameters: ReportParameters, dataset: str) -> bool:
-    return bool(grid_of_courses(parameters.grid.configurations)[0])
+    names = parameters.grid.configurations
+    return any(parse_configuration(name).weighting != "fixed" for name in names)
 
 
 def _has_auxiliary(parameters: ReportParameters, dataset: str) -> bool:
-    return any(factors(name)[0] != "none" for name in parameters.grid.configurations)
+    names = parameters.grid.configurations
+    return any(parse_configuration(name).auxiliary != "none" for name in names)
 
 
 def _has_pairs(parameters: ReportParameters, dataset: str) -> bool:
-    return any(families(parameters.grid.configurations).values())
+    return len(parameters.grid.configurations) > 1
 
 
 def _is_in_the_paper(parameters: ReportParameters, dataset: str) -> bool:
-    return paper_dataset(parameters, dataset) is not None
+    return parameters.kinds[dataset] in PAPER_DATASETS
 
 
-_KINDS = {
-    "qualitative": _Kind("predicted masks", draw_qualitative, _always),
-    "weights": _Kind("weights of the base losses", draw_weights, _adapts),
-    "losses": _Kind("base losses", draw_losses, _adapts),
-    "differences": _Kind("paired differences", draw_differences, _has_pairs),
-    "seeds": _Kind("every seed", draw_seeds, _always),
-    "train-test": _Kind("training against test scores", draw_train_test, _always),
-    "agreement": _Kind("our cells against the paper's", draw_agreement, _is_in_the_paper),
-    "gamma": _Kind("the auxiliary loss over time", draw_gamma, _has_auxiliary),
+# Kind, title, and which studies and data sets have it; in the order of the page.
+_KINDS: dict[str, tuple[str, Applies]] = {
+    "qualitative": ("predicted masks", _always),
+    "weights": ("weights of the base losses", _adapts),
+    "losses": ("base losses", _adapts),
+    "differences": ("paired differences", _has_pairs),
+    "seeds": ("every seed", _always),
+    "train-test": ("training against test scores", _always),
+    "agreement": ("our cells against the paper's", _is_in_the_paper),
+    "gamma": ("the auxiliary loss over time", _has_auxiliary),
 }
 
 _PAPER_FIGURES = {
@@ -98,40 +82,60 @@ _PAPER_FIGURES = {
 
 
 def expected(parameters: ReportParameters) -> list[str]:
-    """Return the file names a complete study's figures have, PNG and PDF, and of their captions."""
+    """Return the names of the files ``write_all`` writes: every figure twice, and the captions."""
     names = [f"{dataset}-{kind}" for dataset, kind in _planned(parameters)]
-    return [*(name + suffix for name in names for suffix in (".png", ".pdf")), CAPTIONS]
+    return [*(name + suffix for name in names for suffix in SUFFIXES), CAPTIONS]
 
 
 def write_all(
-    results: pd.DataFrame, parameters: ReportParameters, folder: Path
+    results: "pd.DataFrame", parameters: ReportParameters, folder: Path
 ) -> list[FigureEntry]:
     """Draw every figure of the study into ``folder`` as PNG and PDF; return what was drawn.
 
-    Figures whose material is not there (models that were never fetched, say) are left out, an
-    older drawing of them is removed, and their entry says why. The entries are written beside the
-    figures as ``captions.json``. The same material gives the same bytes. Paths of runs and arrays
-    are relative to the working directory.
+    Where the material of a figure is not there (models that were never fetched, say) a placeholder
+    and the figure's entry say so. The entries are written beside the figures as ``captions.json``.
+    The same material gives the same bytes. Paths of runs and arrays are relative to the working
+    directory.
     """
+    from dmf.analysis import figures_extra, figures_paper, figures_style
+    from dmf.analysis.results import histories
+
+    draw = {
+        "qualitative": figures_paper.draw_qualitative,
+        "weights": figures_paper.draw_weights,
+        "losses": figures_paper.draw_losses,
+        "differences": figures_extra.draw_differences,
+        "seeds": figures_extra.draw_seeds,
+        "train-test": figures_extra.draw_train_test,
+        "agreement": figures_extra.draw_agreement,
+        "gamma": figures_extra.draw_gamma,
+    }
     entries = []
-    courses = {dataset: histories(parameters, dataset) for dataset in parameters.grid.datasets}
-    with house_style():
+    courses = {dataset: histories(parameters.grid, dataset) for dataset in parameters.grid.datasets}
+    with figures_style.house_style():
         for dataset, kind in _planned(parameters):
-            material = Material(results, courses[dataset], parameters, dataset)
-            stem = folder / f"{dataset}-{kind}"
-            title = f"{material.label()}: {_KINDS[kind].title}"
-            note = data_note(parameters, dataset)
+            material = figures_style.Material(results, courses[dataset], parameters, dataset)
+            title = f"{material.label()}: {_KINDS[kind][0]}"
+            left_out = ""
             try:
-                drawing = _KINDS[kind].draw(material)
-            except NothingToDraw as reason:
-                for suffix in (".png", ".pdf"):
-                    stem.with_name(stem.name + suffix).unlink(missing_ok=True)
-                entry = FigureEntry(stem.name, dataset, kind, title, note, "", "", str(reason))
-                entries.append(entry)
-                continue
-            save(drawing.figure, stem, parameters.report.dpi)
-            caption = _place_in_paper(parameters, dataset, kind) + drawing.caption
-            entries.append(FigureEntry(stem.name, dataset, kind, title, note, caption, drawing.alt))
+                drawing = draw[kind](material)
+            except figures_style.NothingToDraw as reason:
+                left_out = str(reason)
+                drawing = figures_style.placeholder(material, title, left_out)
+            stem = folder / f"{dataset}-{kind}"
+            figures_style.save(drawing.figure, stem, SUFFIXES, parameters.report.dpi)
+            number = _PAPER_FIGURES.get((parameters.kinds[dataset], kind))
+            entry = FigureEntry(
+                stem.name,
+                dataset,
+                kind,
+                title,
+                figures_style.data_note(parameters, dataset),
+                (f"The paper's Figure {number}. " if number else "") + drawing.caption,
+                drawing.alt,
+                left_out,
+            )
+            entries.append(entry)
     write_json(folder / CAPTIONS, [asdict(entry) for entry in entries])
     return entries
 
@@ -143,15 +147,8 @@ def read_captions(folder: Path) -> list[FigureEntry]:
 
 def _planned(parameters: ReportParameters) -> list[tuple[str, str]]:
     return [
-        (dataset, name)
+        (dataset, kind)
         for dataset in parameters.grid.datasets
-        for name, kind in _KINDS.items()
-        if kind.applies(parameters, dataset)
+        for kind, (_, applies) in _KINDS.items()
+        if applies(parameters, dataset)
     ]
-
-
-def _place_in_paper(parameters: ReportParameters, dataset: str, kind: str) -> str:
-    """Return which figure of the paper this one answers."""
-    known = paper_dataset(parameters, dataset)
-    number = _PAPER_FIGURES.get((known or "", kind))
-    return f"The paper's Figure {number}. " if number else ""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from dmf.analysis.comparisons import FAMILIES, compare
 from dmf.analysis.figures_style import (
     AUXILIARY_COLOURS,
     BLACK,
@@ -23,11 +24,10 @@ from dmf.analysis.figures_style import (
     Material,
     NothingToDraw,
     colour,
-    count,
     head,
     marker,
+    over_epochs,
 )
-from dmf.analysis.comparisons import FAMILIES, compare
 from dmf.analysis.published import published_table
 from dmf.analysis.results import METRICS, factors, paper_dataset
 from dmf.analysis.tables import (
@@ -89,7 +89,7 @@ def draw_differences(material: Material) -> Drawing:
     table = compare(material.results, material.parameters, material.dataset)
     if not table["n"].any():
         raise NothingToDraw("no planned pair of configurations shares a completed seed")
-    sections = [(FAMILIES[name], rows) for name, rows in table.groupby("family", sort=False)]
+    sections = [(FAMILIES[str(name)], rows) for name, rows in table.groupby("family", sort=False)]
     lines = len(table) + len(sections)
     figure = Figure(figsize=(WIDTH, 1.1 + ROW_HEIGHT * lines), layout="constrained")
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
@@ -173,7 +173,9 @@ def draw_gamma(material: Material) -> Drawing:
     by_epoch = history.groupby("epoch")["gamma"].agg(["mean", "min", "max"])
     left.plot(by_epoch.index, by_epoch["mean"], color=BLUE)
     left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=BLUE, alpha=0.2)
-    left.set(xlabel="epoch", ylabel="γ (mean over the epoch)", ylim=(0, None))
+    left.set(
+        xlabel="epoch", ylabel="\N{GREEK SMALL LETTER GAMMA} (mean over the epoch)", ylim=(0, None)
+    )
     dashes = dict(zip(used, ("", (4, 1.5), (5, 1.2, 1.2, 1.2)), strict=False))
     sns.lineplot(
         history,
@@ -193,16 +195,16 @@ def draw_gamma(material: Material) -> Drawing:
     handles, _ = right.get_legend_handles_labels()
     right.legend(handles, [AUXILIARY_LABELS[name] for name in used], loc="best")
     for axes in (left, right):
-        axes.set_xlim(min(1, material.parameters.epochs - 1), material.parameters.epochs)
+        over_epochs(axes, material)
     head(figure, material)
     settings = material.parameters.auxiliary
     last = by_epoch["mean"].iloc[-1]
+    batches = "batch" if settings.step_batches == 1 else f"{settings.step_batches} batches"
     caption = (
-        f"Left: γ(t) = {settings.gamma0:g} exp(−{settings.decay:g} t) on {material.label()}, where "
-        f"t advances once per {count(settings.step_batches, 'batch').replace('batchs', 'batches')}; "
-        f"it ends at {last:.2f}. "
-        "Right: the part of the total training loss that γ times the auxiliary loss makes up; mean "
-        "over weightings and seeds, band ± one standard deviation."
+        f"Left: gamma(t) = {settings.gamma0:g} exp(-{settings.decay:g} t) on {material.label()}, "
+        f"where t advances once per {batches}; it ends at {last:.2f}. Right: the part of the total "
+        "training loss that gamma times the auxiliary loss makes up; mean over weightings and "
+        "seeds, band ± one standard deviation."
     )
     alt = "Two line plots over the epochs: gamma, and the auxiliary loss's part of the total loss."
     return Drawing(figure, caption, alt)
@@ -215,7 +217,7 @@ def draw_train_test(material: Material) -> Drawing:
     published = published_table(known) if known else None
     figure = Figure(figsize=(WIDTH, 1.25 + ROW_HEIGHT * len(names)), layout="constrained")
     panels = figure.subplots(1, len(TRAIN_TEST_METRICS), sharey=True)
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "test": {"marker": "o", "color": BLUE, "label": "test"},
         "validation": {"marker": "D", "color": GREY, "label": "validation", "fillstyle": "none"},
         "train": {"marker": "<", "color": SKY, "label": "training"},
@@ -266,7 +268,7 @@ def draw_agreement(material: Material) -> Drawing:
         raise NothingToDraw("the paper has no table for this set")
     paper = published_table(known)
     ours = paper_table(material.results, material.dataset).reindex(paper.index)
-    if ours.xs("mean", axis=1, level="statistic").isna().all(axis=None):
+    if ours.xs("mean", axis=1, level="statistic").isna().to_numpy().all():
         raise NothingToDraw("no run is complete")
     figure = Figure(figsize=(WIDTH, 5.3), layout="constrained")
     panels = figure.subplots(2, 3)
@@ -323,7 +325,7 @@ def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def _rows_of_configurations(axes: Axes, material: Material, names: list[str]) -> None:
-    """Prepare a panel with a row per configuration, first on top, auxiliaries set apart by bands."""
+    """Prepare a panel with a row per configuration; bands set the auxiliary losses apart."""
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from dmf.analysis.figures_style import (
     count,
     empty_panel,
     head,
+    over_epochs,
     weighting_label,
 )
 from dmf.analysis.results import factors
@@ -52,6 +54,11 @@ class _Model:
     configuration: str = ""
     file: Path | None = None
     absent: str = ""
+
+    def said(self) -> str:
+        """Return the heading, and why there is no model if there is none, on one line."""
+        name = " + ".join(self.heading.splitlines())
+        return name + (f": {' '.join(self.absent.splitlines())}" if self.absent else "")
 
 
 def draw_qualitative(material: Material) -> Drawing:
@@ -79,7 +86,9 @@ def draw_qualitative(material: Material) -> Drawing:
     arrays = read_arrays(path)
     rows = _samples(arrays, split, material.parameters.report.samples)
     columns = [arrays.originals[rows], arrays.filtered[rows], arrays.masks[rows]]
-    headings = ["original", "filtered", "ground truth"]
+    is_filtered = not np.array_equal(arrays.originals, arrays.filtered)
+    second = "filtered" if is_filtered else "not filtered"
+    headings = ["original", second, "ground truth"]
 
     height = 0.75 + len(rows) * (WIDTH / 8 + 0.14)
     layout = ConstrainedLayoutEngine(
@@ -112,20 +121,20 @@ def draw_qualitative(material: Material) -> Drawing:
             axes.contour(truth > 0, levels=[0.5], colors=[VERMILION], linewidths=0.7)
             axes.set_xlabel(f"{_foreground_dice(image, truth):.1f}", fontsize=6.5, labelpad=1.5)
     for letter, heading, axes in zip("abcdefgh", headings, panels[0], strict=False):
-        axes.set_title(f"{letter}\n{heading}" + "\n" * (2 - len(heading.splitlines())), fontsize=7.5)
+        padding = "\n" * (2 - len(heading.splitlines()))
+        axes.set_title(f"{letter}\n{heading}{padding}", fontsize=7.5)
     head(figure, material)
     chosen = "; ".join(
-        f"({letter}) {' + '.join(model.heading.splitlines())}" + (f": {' '.join(model.absent.splitlines())}" * (not model.file))
-        for letter, model in zip("defgh", models, strict=True)
+        f"({letter}) {model.said()}" for letter, model in zip("defgh", models, strict=True)
     )
     ids = ", ".join(arrays.ids[row] for row in rows)
     caption = (
-        f"Each row is one test image of {material.label()}, seed {seed}; no model saw it in "
-        "training. (a) original, (b) bilaterally filtered image, (c) ground truth, predictions of "
-        f"{chosen}. Per auxiliary loss the weighting with the best validation CB-Dice is shown, at "
-        "the epoch where it was reached. Orange: outline of the ground truth; below each "
-        "prediction: its foreground Dice in percent. The samples are spread evenly over the sorted "
-        f"lesion sizes, from small (top) to large (bottom): {ids}."
+        f"Each row is one test image of {material.label()}, seed {seed}; no model was trained on "
+        f"it. (a) original, (b) {'bilaterally ' * is_filtered}{second}, (c) ground truth, "
+        f"predictions of {chosen}. Per auxiliary loss the weighting with the best validation "
+        "CB-Dice is shown, at the epoch where it was reached. Orange: outline of the ground truth; "
+        "below each prediction: its foreground Dice in percent. The samples are spread evenly over "
+        f"the sorted lesion sizes, from small (top) to large (bottom): {ids}."
     )
     alt = (
         f"{len(rows)} rows of {material.label()} test images with ground truth and the masks "
@@ -137,7 +146,7 @@ def draw_qualitative(material: Material) -> Drawing:
 def draw_weights(material: Material) -> Drawing:
     """Draw Figure 4: the weights of the base losses over the epochs, one row per weighting."""
     figure, said = _draw_courses(
-        material, prefix="weight_", symbol="W", axis="weight", shared="row", level=True
+        material, prefix="weight_", symbol="W", axis="weight", shared="row", weights=True
     )
     caption = (
         f"Weights of the base losses during training on {material.label()}; rows: weighting "
@@ -155,7 +164,7 @@ def draw_weights(material: Material) -> Drawing:
 def draw_losses(material: Material) -> Drawing:
     """Draw Figure 5: the unweighted base losses over the epochs, one row per weighting."""
     figure, said = _draw_courses(
-        material, prefix="loss_", symbol="L", axis="loss", shared="all", level=False
+        material, prefix="loss_", symbol="L", axis="loss", shared="all", weights=False
     )
     caption = (
         f"Base losses (before weighting) on the training images of {material.label()}; rows: "
@@ -186,7 +195,13 @@ def grid_of_courses(configurations: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _draw_courses(
-    material: Material, *, prefix: str, symbol: str, axis: str, shared: str, level: bool
+    material: Material,
+    *,
+    prefix: str,
+    symbol: str,
+    axis: str,
+    shared: Literal["row", "all"],
+    weights: bool,
 ) -> tuple[Figure, str]:
     """Draw every ``prefix`` column of the histories; return the figure and what its lines are."""
     rows, columns = grid_of_courses(material.parameters.grid.configurations)
@@ -194,10 +209,15 @@ def _draw_courses(
     losses = [name.removeprefix(prefix) for name in names if name != prefix + "auxiliary"]
     if not losses:
         raise NothingToDraw("no run has a history")
+    seeds = material.parameters.grid.seeds
     size = (max(2.6 * len(columns), 4.2) if len(columns) < 3 else WIDTH, 0.8 + 1.6 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(
-        len(rows), len(columns), squeeze=False, sharex=True, sharey=shared  # type: ignore[arg-type]
+        len(rows),
+        len(columns),
+        squeeze=False,
+        sharex=True,
+        sharey=shared,
     )
     labels = {
         loss: f"{symbol}{number} {LOSS_LABELS[loss]}" for number, loss in enumerate(losses, start=1)
@@ -212,20 +232,27 @@ def _draw_courses(
                 axes.set_ylabel(f"{title[0].upper()}{title[1:]} weighting\n{axis}")
             if row == len(rows) - 1:
                 axes.set_xlabel("epoch")
-            if level:
+            if weights:
                 axes.axhline(1 / len(losses), color=GREY, linewidth=0.6, zorder=1)
-            _draw_course(axes, material, f"{auxiliary}-{weighting}", prefix, losses)
-            axes.set_xlim(min(1, material.parameters.epochs - 1), material.parameters.epochs)
+            name = f"{auxiliary}-{weighting}"
+            _draw_course(axes, material, name, prefix, losses)
+            if weights and seeds > 1:
+                _draw_one_seed(axes, material, name, prefix, losses)
+            over_epochs(axes, material)
+            if weights:
+                low, high = axes.get_ylim()
+                axes.set_ylim(max(low, -0.03), min(high, 1.03))
     handles = [
         Line2D([], [], color=LOSS_COLOURS[loss], dashes=LOSS_DASHES[loss] or (None, None))
         for loss in losses
     ]
     figure.legend(handles, list(labels.values()), loc="outside lower center", ncols=len(losses))
     head(figure, material)
-    seeds = material.parameters.grid.seeds
     said = ", ".join(labels.values()) + "."
     if seeds > 1:
         said += f" Lines are means over {count(seeds, 'seed')}, bands ± one standard deviation."
+        if weights:
+            said += " Thin lines are seed 0 alone: means hide how sharply single runs adjust."
     else:
         said += " One seed."
     return figure, said
@@ -269,12 +296,24 @@ def _draw_course(
         axes.text(
             0.98,
             0.96,
-            f"{len(complete)} of {len(status)} runs",
+            f"{len(complete)} of {len(status)} runs complete",
             transform=axes.transAxes,
             ha="right",
             va="top",
             fontsize=6.5,
         )
+
+
+def _draw_one_seed(
+    axes: Axes, material: Material, configuration: str, prefix: str, losses: list[str]
+) -> None:
+    """Add the lines of seed 0, thin, if it was completed."""
+    if material.status(configuration).get(0) != "complete":
+        return
+    history = material.histories
+    one = history[(history["configuration"] == configuration) & (history["seed"] == 0)]
+    for loss in losses:
+        axes.plot(one["epoch"], one[prefix + loss], color=LOSS_COLOURS[loss], lw=0.5, alpha=0.7)
 
 
 def _samples(arrays: Arrays, split: Path, wanted: int) -> list[int]:
@@ -320,7 +359,7 @@ def _best_model(material: Material, names: list[str], seed: int, heading: str) -
     if scores.empty:
         diverged = (rows["status"] == "diverged").any()
         return _Model(heading, absent="diverged" if diverged else "not run")
-    best = scores.reindex(names).idxmax()  # the first of equals, in the order of the tables
+    best = str(scores.reindex(names).idxmax())  # the first of equals, in the order of the tables
     file = run_folder(material.dataset, best, seed) / "best.safetensors"
     _, weighting = factors(best)
     if weighting != "fixed":

@@ -1,6 +1,6 @@
 """What all figures share: their material, colours, labels, and how they reach the disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dmf.analysis.results import factors, paper_dataset, reductions, values
 from dmf.analysis.tables import DATASET_LABELS, WEIGHTING_LABELS
@@ -37,7 +38,7 @@ WEIGHTING_MARKERS = {
 LOSS_LABELS = {"cross_entropy": "cross-entropy", "iou": "IoU", "dice": "Dice"}
 LOSS_COLOURS = {"cross_entropy": BLUE, "iou": VERMILION, "dice": GREEN}
 LOSS_DASHES: dict[str, Any] = {"cross_entropy": "", "iou": (4, 1.5), "dice": (5, 1.2, 1.2, 1.2)}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -172,28 +173,46 @@ def empty_panel(axes: Axes, reason: str) -> None:
     """Say in a panel why it shows nothing."""
     axes.grid(False)
     axes.set_facecolor("#F3F3F3")
-    axes.text(
-        0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="#555555"
-    )
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="#555555")
+
+
+def placeholder(material: Material, title: str, reason: str) -> Drawing:
+    """Return a drawing that says why there is none."""
+    figure = Figure(figsize=(WIDTH, 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xticks=[], yticks=[])
+    empty_panel(axes, f"{title}: left out, {reason}")
+    head(figure, material)
+    return Drawing(figure, f"Left out: {reason}.", f"Placeholder: {reason}.")
+
+
+def over_epochs(axes: Axes, material: Material) -> None:
+    """Let the x axis run from the first to the last epoch, in whole numbers."""
+    epochs = material.parameters.epochs
+    axes.set_xlim(min(1, epochs - 1), epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
     """Apply the style of the figures within the block, and only there."""
-    with matplotlib.rc_context({**sns.axes_style("ticks"), **_STYLE}):
+    style: dict[Any, Any] = sns.axes_style("ticks")
+    with matplotlib.rc_context(style | _STYLE):
         yield
 
 
-def save(figure: Figure, stem: Path, dpi: int) -> list[Path]:
-    """Write ``figure`` as PNG and PDF, each in one step, without dates; return both paths."""
-    metadata: Mapping[str, Mapping[str, Any]] = {
+def save(figure: Figure, stem: Path, suffixes: Sequence[str], dpi: int) -> None:
+    """Write ``figure`` in the formats of ``suffixes``, each in one step and without dates."""
+    facts: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
-    paths = []
-    for suffix, facts in metadata.items():
-        path = stem.with_name(stem.name + suffix)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=dpi, metadata=dict(facts))
-        paths.append(path)
-    return paths
+    # The layout is found once, the same for every format. Its solver leaves rounding errors that
+    # differ between runs and would show in the bytes.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
+    for suffix in suffixes:
+        with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata=facts[suffix])

@@ -9,13 +9,24 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from dmf.analysis import audit, claims, figures, page_claims, page_provenance, page_tables, tables
+from dmf.analysis import (
+    audit,
+    claims,
+    explanations,
+    figures,
+    page_claims,
+    page_provenance,
+    page_tables,
+    tables,
+)
 from dmf.analysis.figures_style import count, data_note
 from dmf.analysis.page_claims import listed
 from dmf.analysis.results import departures, histories, paper_dataset, reductions
 from dmf.files import write_text
 from dmf.study import ReportParameters
 
+# Where the extra studies that test an explanation keep their results, by the explanation's name.
+EXTRA_STUDIES = Path("build")
 COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
 
 
@@ -41,7 +52,7 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
 def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> dict[str, Any]:
     """Gather everything both templates show."""
     datasets = parameters.grid.datasets
-    courses = pd.concat([histories(parameters, name) for name in datasets], ignore_index=True)
+    courses = pd.concat([histories(parameters.grid, name) for name in datasets], ignore_index=True)
     judgements = claims.judge(results, courses, parameters)
     rows = page_claims.rows(judgements)
     sections = {
@@ -49,6 +60,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "tables": "Tables",
         "figures": "Figures",
         "audit": "Audit",
+        "explanations": "Explanations",
         "provenance": "Provenance",
     }
     return {
@@ -64,14 +76,17 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
             "Our runs": page_claims.tally([one.ours for one in judgements]),
             "The paper's own tables": page_claims.tally([one.paper for one in judgements]),
         },
+        "standings": page_tables.standings(results, parameters),
         "claims": rows,
         "audit": page_claims.audit_groups(audit.findings()),
+        "explanations": _explanations(results, parameters),
         "across": page_tables.across(results, parameters),
+        "labels": {name: tables.DATASET_LABELS.get(name, name) for name in datasets},
         "datasets": [_dataset(results, parameters, name, folder) for name in datasets],
         "runs": page_provenance.runs(results, parameters),
         "facts": page_provenance.facts(parameters),
         "data_sets": [page_provenance.data(parameters, name) for name in datasets],
-        "mlflow": page_provenance.mlflow(),
+        "mlflow": page_provenance.mlflow(parameters),
     }
 
 
@@ -82,8 +97,8 @@ def _lead(parameters: ReportParameters) -> str:
             "what we measured."
         )
     return (
-        "The paper's method on other images than the paper's: how it behaves here, and what follows "
-        "from the paper's own numbers."
+        "The paper's method on other images than the paper's: how it behaves here, and what "
+        "follows from the paper's own numbers."
     )
 
 
@@ -133,6 +148,17 @@ def _dataset(
         ],
         "left_out": [entry for entry in entries if entry.left_out],
     }
+
+
+def _explanations(
+    results: pd.DataFrame, parameters: ReportParameters
+) -> dict[str, list[explanations.Explanation]]:
+    """Return the explanations by their question, those of every data set together."""
+    others = {name: EXTRA_STUDIES / name / "reports/results.csv" for name in explanations.STUDIES}
+    grouped: dict[str, list[explanations.Explanation]] = {}
+    for one in explanations.explain(results, parameters, others):
+        grouped.setdefault(one.question, []).append(one)
+    return grouped
 
 
 def _embedded(path: Path) -> dict[str, Any]:

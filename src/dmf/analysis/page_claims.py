@@ -13,7 +13,7 @@ SYMBOLS = {
     "supported": "✓",
     "contradicted": "✗",
     "inconclusive": "≈",
-    "not run": "–",
+    "not run": "\N{EN DASH}",
     "not testable": "?",
 }
 # The paper's main claim and its recommendation, in the primary metric; shown above the rest.
@@ -66,7 +66,7 @@ def rows(judgements: Sequence[Judgement]) -> list[Row]:
     said = {
         claim.id: claim.statement.format(
             dataset=listed([DATASET_LABELS[name] for name in claim.datasets]),
-            metric=listed([METRIC_LABELS.get(name, name) for name in claim.metrics] or ["–"]),
+            metric=listed([METRIC_LABELS.get(name, name) for name in claim.metrics] or [""]),
         )
         for claim in claims()
     }
@@ -106,7 +106,7 @@ def audit_groups(findings: Sequence[Finding]) -> dict[str, dict[str, list[Findin
 
 def tally(verdicts: Sequence[Verdict]) -> Tally:
     """Count the outcomes, in the order of SYMBOLS."""
-    counted = Counter(verdict.outcome for verdict in verdicts)
+    counted: Counter[str] = Counter(verdict.outcome for verdict in verdicts)
     return [(outcome, counted[outcome]) for outcome in SYMBOLS if counted[outcome]]
 
 
@@ -118,9 +118,7 @@ def listed(words: Sequence[str]) -> str:
 def _check(judgement: Judgement) -> Check:
     parts = judgement.id.split("/")[1:]
     what = ", ".join(DATASET_LABELS.get(part) or METRIC_LABELS.get(part, part) for part in parts)
-    return Check(
-        what, judgement.statement, judgement.decided_by, judgement.ours, judgement.paper
-    )
+    return Check(what, judgement.statement, judgement.decided_by, judgement.ours, judgement.paper)
 
 
 def _rank(counts: Tally) -> float:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -35,7 +36,10 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
         "complete": counted["complete"],
         "diverged": counted["diverged"],
         "missing": counted["missing"],
-        "shape": " × ".join(parts) + ", " + count(parameters.epochs, "epoch") + " each",
+        "shape": " \N{MULTIPLICATION SIGN} ".join(parts)
+        + ", "
+        + count(parameters.epochs, "epoch")
+        + " each",
         "absent": absent,
     }
 
@@ -93,7 +97,16 @@ def data(parameters: ReportParameters, dataset: str) -> dict[str, Any]:
     }
 
 
-def mlflow() -> str:
-    """Return the address of the MLflow server, or nothing: only a server can be linked to."""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return address if address.startswith(("http://", "https://")) else ""
+def mlflow(parameters: ReportParameters) -> list[tuple[str, str]]:
+    """Return the name and address of each data set's MLflow experiment on the server in use.
+
+    Empty unless MLFLOW_TRACKING_URI names a server: a database cannot be linked to.
+    """
+    server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    if not server.startswith(("http://", "https://")):
+        return []
+    names = [f"{parameters.grid.name}/{dataset}" for dataset in parameters.grid.datasets]
+    return [
+        (name, f"{server}/#/experiments?experimentSearchFilter={quote(name, safe='')}")
+        for name in names
+    ]

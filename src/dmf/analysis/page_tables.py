@@ -13,6 +13,7 @@ from dmf.analysis.published import published_table
 from dmf.analysis.results import FOREGROUND_METRICS, METRICS, paper_dataset
 from dmf.study import ReportParameters
 
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of a table, as the page shows it; ``value`` is what it is sorted by."""
@@ -53,9 +54,7 @@ _TABLES = (
 )
 
 
-def all_tables(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str
-) -> list[Table]:
+def all_tables(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> list[Table]:
     """Return the tables of ``dataset``, the paper's own layout first."""
     scores = [_table(results, parameters, dataset, *kind) for kind in _TABLES]
     return [*scores, *_comparisons(results, parameters, dataset)]
@@ -86,12 +85,10 @@ def across(results: pd.DataFrame, parameters: ReportParameters) -> Table | None:
     return Table("Across data sets", caption, columns, rows, _markdown(columns, rows, caption))
 
 
-def _comparisons(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str
-) -> list[Table]:
+def _comparisons(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> list[Table]:
     """Return one table of paired differences in Dice per family of planned comparisons."""
     found = compare(results, parameters, dataset)
-    columns = ["Difference", "Adjusted p", "Effect", "Wins", "Wilcoxon p", "Seeds needed", "Outcome"]
+    columns = ["Difference", "p", "Effect", "Wins", "Wilcoxon p", "Seeds needed", "Outcome"]
     made = []
     for family, pairs in found.groupby("family", sort=False):
         rows = []
@@ -105,11 +102,24 @@ def _comparisons(
         title = title[0].upper() + title[1:]
         caption = (
             f"{title}: paired differences in Dice (points, test, last epoch) with their "
-            f"{parameters.report.confidence:.0%} interval; above means that the first is better. "
-            "Seeds needed: to decide it, if the difference seen were true."
+            f"{parameters.report.confidence:.0%} interval and Holm-adjusted p; above means that "
+            "the first is better. Seeds needed: to decide it, if the difference seen were true."
         )
         made.append(Table(title, caption, columns, rows, _markdown(columns, rows, caption)))
     return made
+
+
+def standings(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, dict[str, int]]:
+    """Return per data set how adaptive weights fare against fixed ones in Dice: outcome, count."""
+    found = {}
+    for dataset in parameters.grid.datasets:
+        pairs = compare(results, parameters, dataset)
+        outcomes = pairs.loc[pairs["family"] == "dmf_over_fixed", "outcome"].value_counts()
+        counts = {said: int(outcomes.get(name, 0)) for name, said in _ABOVE.items()}
+        if any(counts.values()):
+            label = tables.DATASET_LABELS.get(dataset, dataset)
+            found[label] = {said: number for said, number in counts.items() if number}
+    return found
 
 
 _ABOVE = {
@@ -191,18 +201,23 @@ def _table(
     if known and title == _TABLES[0][0]:
         published = published_table(known)
     if not known:
-        ours = ["fixed" if name == "none-fixed" else name for name in parameters.grid.configurations]
+        ours = {_as_in_tables(name) for name in parameters.grid.configurations}
         frame = frame[[name in ours for name in frame.index]]
-    mine = results[results["dataset"] == dataset]
-    diverged = set(mine.loc[mine["status"] == "diverged", "configuration"])
-    absent = {name: "diverged" if name in diverged else "not run" for name in frame.index}
+    mine = results[(results["dataset"] == dataset) & (results["status"] == "diverged")]
+    diverged = {_as_in_tables(name) for name in mine["configuration"]}
+    names = [str(name) for name in frame.index]
+    absent = {name: "diverged" if name in diverged else "not run" for name in names}
     caption = f"{title} of {tables.DATASET_LABELS.get(dataset, dataset)}, in percent."
     if published is not None:
         caption += " Below each: the paper's number, and ours minus the paper's."
     cells = {metric: _column(frame, published, metric, absent) for metric in metrics}
+    seeds = _numbers(frame, metrics[0], "n")
     rows = [
-        Row(tables.label(name), [*(cells[metric][name] for metric in metrics), _seeds(row)])
-        for name, row in frame.iterrows()
+        Row(
+            tables.label(name),
+            [*(cells[metric][name] for metric in metrics), _whole(seeds[name])],
+        )
+        for name in names
     ]
     return Table(
         title,
@@ -214,31 +229,31 @@ def _table(
 
 
 def _column(
-    frame: pd.DataFrame, published: pd.DataFrame | None, metric: str, absent: dict[Any, str]
-) -> dict[Any, Cell]:
+    frame: pd.DataFrame, published: pd.DataFrame | None, metric: str, absent: dict[str, str]
+) -> dict[str, Cell]:
     """Return the cells of one metric; best and second best as printed are marked."""
-    means = frame[(metric, "mean")]
-    ranks = means.round(2).rank(method="dense", ascending=False)
-    marks = {1.0: "best", 2.0: "second"} if ranks.nunique() > 1 else {}
+    means = _numbers(frame, metric, "mean")
+    stds = _numbers(frame, metric, "std")
+    theirs = {} if published is None else _numbers(published, metric, "mean")
+    places = sorted({round(mean, 2) for mean in means.values() if not np.isnan(mean)}, reverse=True)
+    marks = dict(zip(places, ("best", "second"), strict=False)) if len(places) > 1 else {}
     cells = {}
-    for name, mean in means.items():
-        paper = gap = ""
-        if published is not None and name in published.index:
-            theirs = published.loc[name, (metric, "mean")]
-            paper = f"{theirs:.2f}"
-            gap = "" if np.isnan(mean) else f"{mean - theirs:+.2f}".replace("-", "\N{MINUS SIGN}")
+    for name, empty in absent.items():
+        mean = means[name]
+        paper = f"{theirs[name]:.2f}" if name in theirs else ""
         if np.isnan(mean):
-            cells[name] = Cell(absent[name], "", mark="absent", paper=paper)
+            cells[name] = Cell(empty, "", mark="absent", paper=paper)
             continue
-        std = frame.loc[name, (metric, "std")]
-        spread = "" if np.isnan(std) else f"± {std:.2f}"
-        mark = marks.get(ranks[name], "")
-        cells[name] = Cell(f"{mean:.2f}", repr(float(mean)), spread, mark, paper, gap)
+        spread = "" if np.isnan(stds[name]) else f"± {stds[name]:.2f}"
+        gap = _signed(mean - theirs[name], "{:+.2f}") if paper else ""
+        mark = marks.get(round(mean, 2), "")
+        cells[name] = Cell(f"{mean:.2f}", repr(mean), spread, mark, paper, gap)
     return cells
 
 
-def _seeds(row: "pd.Series[Any]") -> Cell:
-    n = int(row.xs("n", level="statistic").min())
-    return Cell(str(n), str(n))
+def _numbers(frame: pd.DataFrame, metric: str, statistic: str) -> dict[str, float]:
+    return {str(name): float(x) for name, x in frame[(metric, statistic)].items()}
 
 
+def _as_in_tables(configuration: str) -> str:
+    return "fixed" if configuration == "none-fixed" else configuration

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dmf.errors import DmfError
 from dmf.files import atomic_path, read_json, write_json
-from dmf.study import ReportParameters, parse_configuration, run_folder
+from dmf.study import Grid, ReportParameters, parse_configuration, run_folder
 
 COLUMNS = [
     "dataset",
@@ -43,13 +43,12 @@ def factors(configuration: str) -> tuple[str, str]:
     return parsed.auxiliary, parsed.weighting + ("_ema" if parsed.smoothed else "")
 
 
-def collect(parameters: ReportParameters, *, partial: bool) -> pd.DataFrame:
+def collect(grid: Grid, *, partial: bool) -> pd.DataFrame:
     """Read every run of the study into the long form of ``results.csv``.
 
     Diverged and missing runs are one row each, without value. Raises DmfError naming the missing
     runs unless ``partial``, and for a ``metrics.json`` that cannot be read.
     """
-    grid = parameters.grid
     runs = [
         (dataset, configuration, seed)
         for dataset in grid.datasets
@@ -79,11 +78,23 @@ def read(path: Path) -> pd.DataFrame:
     return _typed(frame)
 
 
-def write(results: pd.DataFrame, folder: Path) -> None:
-    """Write ``results.csv`` and ``metrics.json`` (mean test metrics of the last epoch)."""
-    with atomic_path(folder / "results.csv") as temporary:
-        results.to_csv(temporary, index=False, lineterminator="\n")
+def write(results: pd.DataFrame, grid: Grid, folder: Path) -> None:
+    """Write ``results.csv``, ``metrics.json`` (means of the last epoch on test) and ``curves.csv``."""
+    for name, table in (("results.csv", results), ("curves.csv", curves(grid))):
+        with atomic_path(folder / name) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
     write_json(folder / "metrics.json", summary(results))
+
+
+def curves(grid: Grid) -> pd.DataFrame:
+    """Return the validation Dice of every epoch, the mean over the seeds, for `dvc plots`."""
+    keys = ["dataset", "configuration", "epoch"]
+    frames = [histories(grid, dataset) for dataset in grid.datasets]
+    every = pd.concat(frames, ignore_index=True)
+    if "validation_dice" not in every:
+        return pd.DataFrame(columns=[*keys, "validation_dice"])
+    means = every.groupby(keys, sort=False)["validation_dice"].mean()
+    return means.round(6).reset_index()
 
 
 def summary(results: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -124,7 +135,7 @@ def values(
     return table.dropna(axis="columns", how="all")
 
 
-def histories(parameters: ReportParameters, dataset: str) -> pd.DataFrame:
+def histories(grid: Grid, dataset: str) -> pd.DataFrame:
     """Return the epochs of all runs of ``dataset``: ``history.csv`` with its run's names in front.
 
     Runs without a history are left out; columns that a configuration lacks (the auxiliary's) are
@@ -132,8 +143,8 @@ def histories(parameters: ReportParameters, dataset: str) -> pd.DataFrame:
     empty if no run has a history.
     """
     frames = []
-    for configuration in parameters.grid.configurations:
-        for seed in range(parameters.grid.seeds):
+    for configuration in grid.configurations:
+        for seed in range(grid.seeds):
             folder = run_folder(dataset, configuration, seed)
             if not (folder / "history.csv").exists():
                 continue

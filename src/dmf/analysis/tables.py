@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dmf.analysis import comparisons
-from dmf.analysis.published import STATISTICS, published_table
+from dmf.analysis.published import STATISTICS
+from dmf.analysis.published import published_table as published_table
 from dmf.analysis.results import (
     FOREGROUND_METRICS,
     METRICS,
@@ -20,7 +21,6 @@ from dmf.analysis.results import (
     factors,
     paper_dataset,
     reductions,
-    values,
 )
 from dmf.files import atomic_path, write_text
 from dmf.study import ReportParameters, paper_configurations
@@ -80,15 +80,21 @@ def paper_table(
     mine = results[results["dataset"] == dataset]["configuration"].unique()
     present = [_SAME_NAME.get(name, name) for name in mine]
     rows = list(dict.fromkeys([*paper_configurations(), *present]))
+    chosen = results[
+        (results["dataset"] == dataset)
+        & (results["subset"] == subset)
+        & (results["epoch_choice"] == epoch_choice)
+        & results["metric"].isin(metrics)
+    ]
+    percent = chosen.assign(
+        value=100 * chosen["value"], configuration=chosen["configuration"].replace(_SAME_NAME)
+    )
+    cells = percent.groupby(["configuration", "metric"])["value"].agg(["mean", "std", "count"])
+    table = pd.DataFrame(cells.rename(columns={"count": "n"}).unstack("metric")).swaplevel(axis=1)
     columns = pd.MultiIndex.from_product([metrics, STATISTICS], names=["metric", "statistic"])
-    index = pd.Index(rows, name="configuration")
-    table = pd.DataFrame(np.nan, index=index, columns=columns)
-    for metric in metrics:
-        seeds = values(results, dataset, metric, subset=subset, epoch_choice=epoch_choice)
-        percent = seeds.rename(columns=_SAME_NAME) * 100
-        table[(metric, "mean")] = percent.mean().reindex(rows)
-        table[(metric, "std")] = percent.std(ddof=1).reindex(rows)
-        table[(metric, "n")] = percent.count().reindex(rows, fill_value=0)
+    table = table.reindex(index=pd.Index(rows, name="configuration"), columns=columns)
+    counts = [column for column in columns if column[1] == "n"]
+    table[counts] = table[counts].fillna(0)
     return table
 
 
@@ -242,13 +248,14 @@ def _cells(
         rows = [[*_labels(row), *(ours[metric][row] for metric in metrics)] for row in table.index]
         return header, rows
     paper = {metric: _marked(published, metric, style, absent, seeds=False) for metric in metrics}
+    means = table.xs("mean", axis=1, level="statistic")
+    gaps = means - published.xs("mean", axis=1, level="statistic")
     rows = []
     for row in table.index:
         rows.append([*_labels(row), "ours", *(ours[metric][row] for metric in metrics)])
         if row in published.index:
             rows.append(["", "", "paper", *(paper[metric][row] for metric in metrics)])
-            gaps = (table.loc[row, (m, "mean")] - published.loc[row, (m, "mean")] for m in metrics)
-            rows.append(["", "", "difference", *(_signed(gap, style) for gap in gaps)])
+            rows.append(["", "", "difference", *(_signed(gap, style) for gap in gaps.loc[row])])
     return ["Loss function", "Weighting", "", *names], rows
 
 
@@ -257,15 +264,15 @@ def _marked(
 ) -> dict[str, str]:
     """Return the cells of one metric, with best and second best (as printed) marked."""
     ranks = table[(metric, "mean")].round(2).rank(method="dense", ascending=False)
+    marks = {1.0: style.best, 2.0: style.second} if ranks.nunique() > 1 else {}
     cells = {}
-    for row in table.index:
-        mean, std, n = (table.loc[row, (metric, statistic)] for statistic in STATISTICS)
+    numbers = table[[(metric, statistic) for statistic in STATISTICS]].to_numpy(dtype=float)
+    for row, rank, (mean, std, n) in zip(table.index, ranks, numbers, strict=True):
         if np.isnan(mean):
             cells[row] = absent.get(row, "not run")
             continue
         text = f"{mean:.2f}" + ("" if np.isnan(std) else f"{style.plus_minus}{std:.2f}")
-        if ranks.nunique() > 1:
-            text = {1: style.best, 2: style.second}.get(int(ranks[row]), str)(text)
+        text = marks.get(rank, str)(text)
         cells[row] = f"{text} ({n:.0f})" if seeds else text
     return cells
 

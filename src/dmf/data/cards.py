@@ -175,13 +175,9 @@ def _histogram(contents: arrays.Arrays) -> Figure:
 
 def _duplicates(manifest: pd.DataFrame, contents: arrays.Arrays) -> Figure | None:
     """Draw some groups of duplicates, those of different classes first."""
-    members = manifest.groupby("group").agg(
-        images=("id", "size"), classes=("class", "nunique"), group=("group", "first")
-    )
-    members = members[members["images"] > 1].sort_values(
-        ["classes", "group"], ascending=[False, True]
-    )
-    shown = [manifest.index[manifest["group"] == g][:4] for g in members["group"][:GROUPS]]
+    members = manifest.groupby("group").agg(images=("id", "size"), classes=("class", "nunique"))
+    several = members[members["images"] > 1].sort_values("classes", ascending=False, kind="stable")
+    shown = [manifest.index[manifest["group"] == g][:4] for g in several.index[:GROUPS]]
     if not shown:
         return None
     columns = max(map(len, shown))

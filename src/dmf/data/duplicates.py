@@ -72,8 +72,11 @@ def candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
         first, second = generator.integers(0, 128, (2, BITS))
         bits = descriptors[:, first] > descriptors[:, second]
         words = bits @ (1 << np.arange(BITS, dtype=np.int64))
-        _, column = np.unique(words, return_inverse=True)
-        holds = sparse.csr_array((np.ones(len(owner), dtype=np.int32), (owner, column)))
+        known, column = np.unique(words, return_inverse=True)
+        holds = sparse.csr_array(
+            (np.ones(len(owner), dtype=np.int32), (owner, column)),
+            shape=(len(fingerprints), len(known)),
+        )
         holds.sum_duplicates()
         holds.data[:] = 1
         votes = votes + sparse.triu(holds @ holds.T, k=1, format="csr")

@@ -56,7 +56,7 @@ Field = npt.NDArray[np.float32]
 
 GRID = 256  # samples of the simulation, in depth (rows) and across (columns)
 MARGIN = 12  # samples simulated beyond each border
-SCATTERERS_PER_SAMPLE = 2.0
+SCATTERERS_PER_SAMPLE = 1.5
 WAVELENGTH = 0.19  # mm, 8 MHz at 1540 m/s
 PULSE_WIDTH = 0.14  # mm, standard deviation of the envelope of the pulse, two-way
 FOCAL_WIDTH = 0.26  # mm, standard deviation of the two-way beam at its focus
@@ -171,8 +171,8 @@ def envelope(
     phase = rng.random(count, np.float32) * np.float32(2 * math.pi)
     echo = np.empty((rows, columns, 2), np.float32)
     for part, phasor in enumerate((np.cos(phase), np.sin(phase))):
-        echo[..., part] = np.bincount(place, phasor, amplitude.size).reshape(rows, columns)
-    echo *= amplitude[..., np.newaxis]
+        scattered = np.bincount(place, phasor, amplitude.size).reshape(rows, columns)
+        np.multiply(scattered, amplitude, out=echo[..., part], casting="same_kind")
 
     axial = PULSE_WIDTH / spacing
     line = cv2.GaussianBlur(echo, (1, 2 * math.ceil(4 * axial) + 1), sigmaX=1, sigmaY=axial)
@@ -293,13 +293,13 @@ def _breast(rng: np.random.Generator, extent: float) -> Tissue:
     shortfall = rng.uniform(0.3, 2.0) * _rise(z - rng.uniform(0.4, 0.8) * extent, 0.4 * extent)
     loss = np.broadcast_to(shortfall, (GRID, GRID)).astype(np.float32)
 
-    for _ in range(rng.poisson(1.5)):  # fat lobules within the gland
+    for _ in range(rng.poisson(1.2)):  # fat lobules within the gland
         height, width = rng.uniform(0.8, 3.0), rng.uniform(1.5, 6.0)
         depth = rng.uniform(gland, min(muscle, 0.8 * extent))
         tilt = rng.normal(0, 0.25)
         radius, _ = _polar(extent, depth, rng.uniform(0, extent), height, width, tilt)
         distance = (radius - 1) * np.float32(math.sqrt(height * width))
-        level = rng.uniform(-6, 0) + np.float32(0.6) * fat
+        level = rng.uniform(-4, 0) + np.float32(0.6) * fat
         backscatter += _rise(-distance, rng.uniform(0.4, 1.5)) * (level - backscatter)
         backscatter += rng.uniform(0, 6) * _ridge(distance, 0.3)
     if rng.random() < 0.15:  # a rib: a bright surface and little behind it
@@ -333,7 +333,7 @@ def _insert(rng: np.random.Generator, breast: Tissue, lesion: Lesion, extent: fl
     inside = distance < 0
     surroundings = float(breast.backscatter[~inside & (distance < 3)].mean())
     cyst = not lesion.malignant and rng.random() < 0.25
-    contrast = rng.uniform(16, 28) if cyst else min(max(rng.normal(10, 4.5), 3), 20)  # dB
+    contrast = rng.uniform(16, 28) if cyst else min(max(rng.normal(10, 4.5), 4), 20)  # dB
     coarse = _noise(rng, round(extent / 7), round(extent / 7))
     unevenness = rng.uniform(0, 1) if cyst else rng.uniform(0.5, 5)
     texture = coarse + _noise(rng, round(extent / 2), round(extent / 3))

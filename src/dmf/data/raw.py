@@ -45,20 +45,22 @@ def grey_levels(classes: int) -> Image:
 
 
 class RawWriter:
-    """Writes one set into `folder`, image by image, so that memory never holds the set."""
+    """Writes one set into `folder`, image by image, so that memory never holds the set.
+
+    Images may be added in any order, and by several threads.
+    """
 
     def __init__(self, folder: Path, *, classes: int) -> None:
         self._folder = folder
         self._levels = grey_levels(classes)
-        self._rows: list[dict[str, Any]] = []
-        self._fingerprints: list[duplicates.Fingerprint] = []
+        self._images: list[tuple[dict[str, Any], duplicates.Fingerprint]] = []
         for name in ("images", "masks"):
             (folder / name).mkdir(parents=True)
 
     @property
     def count(self) -> int:
         """How many images were written."""
-        return len(self._rows)
+        return len(self._images)
 
     def add(
         self, identifier: str, lesion: str, image: Image, mask: Image, *, masks: int, source: str
@@ -66,28 +68,28 @@ class RawWriter:
         """Write a grey image and its mask of class indices (both uint8, H x W)."""
         _write_png(self._folder / "images" / f"{identifier}.png", image)
         _write_png(self._folder / "masks" / f"{identifier}.png", self._levels[mask])
-        self._fingerprints.append(duplicates.fingerprint(image))
-        self._rows.append(
-            {
-                "id": identifier,
-                "class": lesion,
-                "sha256": hash_pixels(image),
-                "height": image.shape[0],
-                "width": image.shape[1],
-                "masks": masks,
-                "foreground": round(np.count_nonzero(mask) / mask.size, 6),
-                "mask_sha256": hash_pixels(mask),
-                "source": source,
-            }
-        )
+        row = {
+            "id": identifier,
+            "class": lesion,
+            "sha256": hash_pixels(image),
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "masks": masks,
+            "foreground": round(np.count_nonzero(mask) / mask.size, 6),
+            "mask_sha256": hash_pixels(mask),
+            "source": source,
+        }
+        self._images.append((row, duplicates.fingerprint(image)))
 
     def finish(self, threshold: float) -> dict[str, Any]:
         """Write `manifest.csv` and `duplicates.csv`; return what sums the set up.
 
         Images are near duplicates if, aligned, they correlate above `threshold`.
         """
-        manifest = pd.DataFrame(self._rows)
-        pairs = duplicates.find(self._fingerprints, manifest["sha256"].tolist(), threshold)
+        self._images.sort(key=lambda image: str(image[0]["id"]))
+        rows, fingerprints = zip(*self._images, strict=True)
+        manifest = pd.DataFrame(rows)
+        pairs = duplicates.find(fingerprints, manifest["sha256"].tolist(), threshold)
         manifest["group"] = duplicates.groups(len(manifest), pairs)
         for name in ("first", "second"):
             pairs[name] = manifest["id"].to_numpy()[pairs[name]]
@@ -162,8 +164,7 @@ def read_images(
 
 
 def _write_png(path: Path, image: Image) -> None:
-    # The fastest compression: these files are read once, by the filter.
-    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+    if not cv2.imwrite(str(path), image):
         raise DmfError(f"{path} could not be written. Is the disk full?")
 
 

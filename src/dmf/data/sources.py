@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -30,6 +31,7 @@ from dmf.study import ArchiveSource, DownloadParameters, FolderSource, PhantomSo
 DOWNLOADS = Path("data/downloads")
 CHECKSUMS = Path("data/checksums.json")
 SHOWN = 10  # problems that one message lists
+THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ def _simulate(
 ) -> dict[str, Any]:
     """Generate a phantom set into `folder`; return what its manifest says of it."""
     writer = raw.RawWriter(folder, classes=2)
+    settings = source.model_dump(include={"seed", "size", "malignant_share"})
     for index in range(source.images):
-        image, mask, lesion = phantom.generate(
-            index, seed=source.seed, size=source.size, malignant_share=source.malignant_share
-        )
+        try:
+            image, mask, lesion = phantom.generate(index, **settings)
+        except ValueError as error:
+            raise DmfError(f"a phantom set cannot be made of these parameters: {error}") from None
         name = f"phantom_{index:04d}"
         writer.add(name, lesion, image, mask.astype(np.uint8), masks=1, source=name)
     return {
@@ -120,20 +124,20 @@ def _read(
         )
     classes = len(source.class_values) if isinstance(source, FolderSource) else 2
     writer = raw.RawWriter(folder, classes=classes)
-    for pair in found.pairs:
+
+    def bring(pair: readers.Pair) -> readers.UnusableError | None:
         try:
             image, mask = readers.read_pair(pair, source)
         except readers.UnusableError as error:
-            found.complain(error.kind, error.path, error.detail)
-            continue
-        writer.add(
-            pair.identifier,
-            pair.lesion,
-            image,
-            mask,
-            masks=len(pair.masks),
-            source=pair.image.relative_to(files).as_posix(),
-        )
+            return error
+        name = pair.image.relative_to(files).as_posix()
+        writer.add(pair.identifier, pair.lesion, image, mask, masks=len(pair.masks), source=name)
+        return None
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        for error in threads.map(bring, found.pairs):
+            if error is not None:
+                found.complain(error.kind, error.path, error.detail)
     _judge(found, parameters.problems, writer.count)
     origin = _origin(source)
     if isinstance(origin, Origin) and writer.count != origin.images:

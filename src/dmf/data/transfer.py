@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from dmf.errors import DmfError
 from dmf.files import read_json, write_json
 
-CHUNK = 256 * 1024
+CHUNK = 16 * 1024  # bytes; less than this is lost when a connection breaks off
 LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # answers that may change if asked again
 

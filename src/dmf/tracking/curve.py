@@ -1,7 +1,7 @@
 """The training curve of one run as a small SVG picture.
 
-Drawn without matplotlib, which takes 0.15 s for such a picture: one minute for the 390 runs of the
-study.
+Drawn without matplotlib, which takes as long for it as MLflow for the whole run; see
+`docs/benchmarks/tracking.md`.
 """
 
 import math

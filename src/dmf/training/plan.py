@@ -1,0 +1,122 @@
+"""What a study still has to train, and the time and disk that will take on this machine."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dmf.data.arrays import Arrays, read_arrays
+from dmf.errors import DmfError
+from dmf.files import read_json
+from dmf.study import Study
+from dmf.training import devices, engine
+from dmf.training.run import Run, complete_record
+
+STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/training.md
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One data set: runs by state, and what the rest costs. Seconds are of one job, alone."""
+
+    dataset: str
+    states: Counter[str]
+    seconds_per_run: float | None
+    bytes_per_run: int | None
+    note: str
+
+
+def plan(study: Study, steps: int = 3) -> list[Outlook]:
+    """Return the outlook of every data set, timing ``steps`` training steps on this machine."""
+    return [_outlook(study, dataset, steps) for dataset in study.study.datasets]
+
+
+def describe(study: Study, outlooks: list[Outlook]) -> Iterator[str]:
+    """Yield the plan in words, a line at a time."""
+    names = devices.device_names(study.execution)
+    parallel = (
+        len(names) * study.execution.slots
+        if names
+        else max(1, (os.cpu_count() or 1) // study.execution.threads)
+    )
+    seconds, size, known = 0.0, 0, True
+    for outlook in outlooks:
+        left = outlook.states["left"] + outlook.states["interrupted"]
+        states = ", ".join(f"{count} {state}" for state, count in outlook.states.items() if count)
+        yield f"{outlook.dataset}: {states}{outlook.note}"
+        if left and outlook.seconds_per_run is not None and outlook.bytes_per_run is not None:
+            seconds += left * outlook.seconds_per_run
+            size += left * outlook.bytes_per_run
+            yield f"  {outlook.seconds_per_run:,.0f} s a run, {outlook.bytes_per_run / 1e6:.1f} MB"
+        known &= not left or outlook.seconds_per_run is not None
+    where = f"{len(names)} GPUs with {study.execution.slots} slots" if names else "the CPU"
+    yield (
+        f"left on {where}, {parallel} at a time: about {seconds / parallel / 3600:.1f} hours and "
+        f"{size / 1e9:.2f} GB{'' if known else ', and what could not be measured'}"
+    )
+
+
+def _outlook(study: Study, dataset: str, steps: int) -> Outlook:
+    states: Counter[str] = Counter({"complete": 0, "diverged": 0, "interrupted": 0, "left": 0})
+    for name in study.study.configurations:
+        for seed in study.seeds:
+            states[_state(Run(dataset, name, seed, study.run_parameters(name)))] += 1
+    try:
+        arrays = read_arrays(Path("data/filtered") / f"{dataset}.json")
+    except DmfError:
+        note = f" (not measured: make the data first, with snakemake --cores 1 filter_{dataset})"
+        return Outlook(dataset, states, None, None, note)
+    seconds, size = _measure(study, arrays, steps)
+    return Outlook(dataset, states, seconds, size, "")
+
+
+def _state(run: Run) -> str:
+    try:
+        key = run.key()
+    except DmfError:
+        return "left"
+    record = complete_record(run.folder, key)
+    if record is not None:
+        status: str = record["outcome"]["status"]
+        return status
+    try:
+        live_key = read_json(run.live_folder / "run.json")["key"]
+    except (DmfError, KeyError):
+        return "left"
+    return "interrupted" if live_key == key else "left"
+
+
+def _measure(study: Study, arrays: Arrays, steps: int) -> tuple[float, int]:
+    """Return seconds and bytes of one run of this data set."""
+    device = torch.device("cuda" if devices.device_names(study.execution) else "cpu")
+    precision = engine.resolve_precision(study.training.precision, device)
+    engine.configure(device, study.execution.threads, precision)
+    subset = max(1, round(study.split.train * len(arrays.ids)))
+    batches = -(-subset // study.training.batch_size)
+    timed = min(subset, steps * study.training.batch_size)
+    runner = engine.Engine(
+        study.run_parameters(study.study.configurations[0]),
+        arrays.filtered,
+        arrays.masks,
+        arrays.classes,
+        np.arange(timed),
+        seed=0,
+        device=device,
+        precision=precision,
+    )
+    runner.run_epoch(1)  # the first steps pay for what the later ones reuse
+    begin = time.perf_counter()
+    runner.run_epoch(2)
+    per_step = (time.perf_counter() - begin) / runner.batches
+    begin = time.perf_counter()
+    runner.evaluate(np.arange(timed))
+    per_image = (time.perf_counter() - begin) / timed
+    validation = study.split.validation * len(arrays.ids) * per_image
+    epochs = study.training.epochs
+    weights = sum(value.nbytes for value in runner.weights().values())
+    return STARTUP_SECONDS + epochs * (batches * per_step + validation), 2 * weights + 400 * epochs

@@ -1,0 +1,195 @@
+"""The command people type: what it says, and how it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import TINY, StudyMaker
+from typer.testing import CliRunner
+
+from dmf.cli import app
+from dmf.study import Study
+from dmf.training.run import Run, train
+from dmf.verify import problems
+
+
+def dmf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "dmf.cli", *arguments], capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def trained(tiny_study: StudyMaker, tmp_path: Path) -> Study:
+    study = tiny_study()
+    train(
+        Run("phantom", "fixed", 0, study.run_parameters("fixed")), study.execution, lambda s: None
+    )
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY))
+    return study
+
+
+def test_check_counts_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(TINY))
+    result = CliRunner().invoke(app, ["check"])
+    assert result.exit_code == 0
+    assert "1 datasets x 1 configurations x 1 seeds = 1 runs of 3 epochs at 32x32" in result.output
+
+
+def test_failures_are_one_message_and_status_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["check"], ["train", "phantom", "fixed", "0"], ["verify"]):
+        done = dmf(*arguments)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: params.yaml cannot be read")
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_outside_the_study_is_refused(trained: Study) -> None:
+    done = dmf("train", "phantom", "fixed", "7")
+    assert done.returncode == 1
+    assert "seeds 0 to 0" in done.stderr
+    done = dmf("train", "phantom", "fixd", "0")
+    assert done.returncode == 1
+    assert "did you mean 'fixed'?" in done.stderr
+
+
+def test_predict_writes_masks_and_overlays_of_the_images_own_size(trained: Study) -> None:
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (50, 70)), ("b", (32, 32))):
+        cv2.imwrite(f"{name}.png", rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+    run = "models/phantom/fixed/seed-00"
+    done = dmf("predict", "a.png", "b.png", "--model", run, "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+    for name, shape in (("a", (50, 70)), ("b", (32, 32))):
+        mask = cv2.imread(f"out/{name}_mask.png", cv2.IMREAD_UNCHANGED)
+        assert mask.shape == shape
+        assert set(np.unique(mask)) <= {0, 255}
+        assert cv2.imread(f"out/{name}_overlay.png").shape == (*shape, 3)
+
+
+def test_predict_agrees_with_the_recorded_metrics(trained: Study) -> None:
+    """The model file, read back, scores on the test images what the run says it scores."""
+    import torch
+
+    from dmf.data.arrays import read_arrays
+    from dmf.files import read_json
+    from dmf.metrics import SegmentationMetrics
+    from dmf.training.inference import predict
+
+    arrays = read_arrays(Path("data/filtered/phantom.json"))
+    rows = Path("data/splits/phantom/seed-00.csv").read_text().splitlines()[1:]
+    test = {row.split(",")[0] for row in rows if row.endswith(",test")}
+    chosen = [i for i, name in enumerate(arrays.ids) if name in test]
+    folder = Path("models/phantom/fixed/seed-00")
+    outcome = read_json(folder / "metrics.json")
+    for file, choice in (("model.safetensors", "last"), ("best.safetensors", "best")):
+        masks = predict(folder / file, arrays.filtered[chosen])
+        metrics = SegmentationMetrics()
+        metrics.update(torch.from_numpy(masks), torch.from_numpy(arrays.masks[chosen]))
+        assert metrics.compute(6) == pytest.approx(outcome[choice]["test"])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!"])
+def test_predict_refuses_what_is_no_model(trained: Study, content: bytes | None) -> None:
+    if content is not None:
+        Path("x.safetensors").write_bytes(content)
+    cv2.imwrite("a.png", np.zeros((32, 32), np.uint8))
+    done = dmf("predict", "a.png", "--model", "x.safetensors")
+    assert done.returncode == 1
+    assert "x.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_refuses_what_is_no_image(trained: Study) -> None:
+    Path("a.png").write_text("not an image")
+    done = dmf("predict", "a.png", "--model", "models/phantom/fixed/seed-00")
+    assert done.returncode == 1
+    assert "a.png" in done.stderr
+
+
+def test_verify_names_everything_that_is_not_what_it_should_be(trained: Study) -> None:
+    assert problems(trained, ["phantom"]) == []
+
+    image = sorted(Path("data/raw/phantom/images").glob("*.png"))[3]
+    original = image.read_bytes()
+    picture = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(image), picture ^ 1)
+    assert [image.stem in line for line in problems(trained, ["phantom"])] == [True]
+    image.write_bytes(original)
+
+    folder = Path("models/phantom/fixed/seed-00")
+    model = folder / "model.safetensors"
+    original = model.read_bytes()
+    model.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    assert problems(trained, ["phantom"]) == [f"{folder}: missing, unfinished or damaged"]
+    model.write_bytes(original)
+
+    metrics = folder / "metrics.json"
+    original = metrics.read_bytes()
+    metrics.write_bytes(original.replace(b'"epochs": 3', b'"epochs": 4'))
+    assert [str(metrics) in line for line in problems(trained, ["phantom"])] == [True]
+    metrics.write_bytes(original)
+
+    training = trained.training.model_copy(update={"epochs": 9})
+    longer = trained.model_copy(update={"training": training})
+    assert ["other parameters" in line for line in problems(longer, ["phantom"])] == [True]
+
+    npz = Path("data/filtered/phantom.npz")
+    npz.write_bytes(npz.read_bytes()[:-50])
+    assert any("phantom.npz is damaged" in line for line in problems(trained, ["phantom"]))
+
+
+def test_prune_removes_only_what_the_study_does_not_name(trained: Study) -> None:
+    stale = Path("models/phantom/focal-mad/seed-00")
+    stale.mkdir(parents=True)
+    Path("data/splits/phantom/seed-09.csv").touch()
+    listed = dmf("prune").stdout.splitlines()
+    assert len(listed) == 2
+    assert stale.exists()
+    dmf("prune", "--delete")
+    assert not stale.exists()
+    assert Path("models/phantom/fixed/seed-00/run.json").exists()
+    assert Path("data/splits/phantom/seed-00.csv").exists()
+    assert dmf("prune").stdout == ""
+
+
+def test_plan_counts_runs_and_measures_the_rest(trained: Study) -> None:
+    from dmf.training.plan import describe, plan
+
+    (done,) = plan(trained)
+    assert done.states == {"complete": 1, "diverged": 0, "interrupted": 0, "left": 0}
+    more = trained.model_copy(
+        update={"study": trained.study.model_copy(update={"configurations": ["fixed", "none-mad"]})}
+    )
+    (outlook,) = plan(more)
+    assert (outlook.states["complete"], outlook.states["left"]) == (1, 1)
+    assert outlook.seconds_per_run is not None
+    assert 4 < outlook.seconds_per_run < 100
+    folder = Path("models/phantom/fixed/seed-00")
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    assert outlook.bytes_per_run == pytest.approx(size, rel=0.6)
+    text = "\n".join(describe(more, [outlook]))
+    assert "phantom: 1 complete, 1 left" in text
+    assert "left on the CPU" in text
+
+
+def test_plan_says_what_it_cannot_measure(tiny_study: StudyMaker) -> None:
+    from dmf.training.plan import describe, plan
+
+    study = tiny_study()
+    Path("data/filtered/phantom.json").unlink()
+    text = "\n".join(describe(study, plan(study)))
+    assert "1 left (not measured: make the data first" in text
+    assert "and what could not be measured" in text
