@@ -35,7 +35,7 @@ def tiny(**sections: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def tiny_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyMaker:
-    """Return a function that makes a tiny study with data and splits; the test runs in its folder."""
+    """Return a maker of tiny studies with data and splits; the test runs in their folder."""
     monkeypatch.chdir(tmp_path)
 
     def make(**sections: dict[str, Any]) -> Study:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from conftest import REPOSITORY, tiny
 
 # DVC, Snakemake and this project's own command, from the environment that runs the tests.
@@ -23,7 +24,7 @@ class Project:
 
     @classmethod
     def copy(cls, folder: Path, **sections: dict[str, Any]) -> "Project":
-        """Copy the tracked and the new files of the working tree; sections change the tiny study."""
+        """Copy the tracked and new files of the working tree; sections change the tiny study."""
         made = cls(folder)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -13,6 +13,7 @@ from dmf.analysis.claims import Judgement
 from dmf.analysis.statistics import Comparison
 from dmf.analysis.vocabulary import Best, matching
 from dmf.study import Report, Study, known_configurations, paper_configurations
+
 from synthetic import make_study, metrics_of, write_study
 
 Judged = dict[str, Judgement]

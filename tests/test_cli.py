@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY, StudyMaker
 from typer.testing import CliRunner
 
 from dmf.cli import app
 from dmf.study import Study
 from dmf.training.run import Run, train
 from dmf.verify import problems
+
+from conftest import TINY, StudyMaker
 
 
 def dmf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ from scipy import stats
 
 from dmf.analysis import comparisons, results
 from dmf.study import ReportParameters, paper_configurations
+
 from synthetic import make_study, metrics_of
 
 CONTROLS = ["tversky-fixed", "focal-fixed", "cb_dice-fixed", "none-random", "cross_entropy"]

@@ -31,7 +31,7 @@ with lease(["0", "1"], 2, folder) as name:
     ("environment", "files", "expected"),
     [
         ({}, [], []),
-        ({}, ["nvidia0", "nvidia1", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"], ["0", "1", "2", "10"]),
+        ({}, ["nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"], ["0", "2", "10"]),
         ({"CUDA_VISIBLE_DEVICES": "3,1"}, ["nvidia0"], ["3", "1"]),
         ({"CUDA_VISIBLE_DEVICES": "MIG-a/7/0"}, [], ["MIG-a/7/0"]),
         ({"CUDA_VISIBLE_DEVICES": ""}, ["nvidia0"], []),

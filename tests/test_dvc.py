@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from project import Project
 
 DRAFT = {"dpi": 50, "bootstrap": 100, "samples": 2}
@@ -66,7 +67,7 @@ def test_repro_repeats_what_a_change_touches(project: Project, tmp_path: Path) -
 def test_a_second_person_gets_the_same_report_without_training(
     project: Project, tmp_path: Path
 ) -> None:
-    """git clone, dvc pull, make adopt: nothing runs, nothing changes; an edit then runs as usual."""
+    """git clone, dvc pull, make adopt: nothing runs or changes; an edit then runs as usual."""
     remote = tmp_path / "remote"
     project.run("dvc", "remote", "add", "--force", "--local", "shared", str(remote))
     project.run("dvc", "push", "--quiet", "--remote", "shared")

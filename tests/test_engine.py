@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,8 @@ from dmf.training.engine import (
     resolve_precision,
 )
 from dmf.unet import UNet
+
+from conftest import TINY, tiny
 
 CPU = torch.device("cpu")
 IMAGES = 20
@@ -123,7 +124,7 @@ def test_the_short_last_batch_is_kept(make, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(engine, "_step", lambda i: (seen.append(i.tolist()), step(i)))
     record = engine.run_epoch(1)
     assert [len(batch) for batch in seen] == [6, 6, 3]
-    assert sorted(sum(seen, [])) == TRAIN.tolist()
+    assert sorted(index for batch in seen for index in batch) == TRAIN.tolist()
     assert record.values.shape == (3, len(record.columns))
 
 
@@ -226,7 +227,7 @@ def test_precision_follows_the_hardware() -> None:
 
 
 def test_bf16_stays_close_to_fp32(make) -> None:
-    """The exact network and losses: first loss within bf16's rounding, gradients in its direction."""
+    """The exact network and losses: the loss within bf16's rounding, the gradients aligned."""
     engines = [make("cb_dice-variance", training={"precision": p}) for p in ("fp32", "bf16")]
     totals, gradients = [], []
     for engine in engines:

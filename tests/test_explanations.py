@@ -9,6 +9,7 @@ from scipy import stats
 from dmf.analysis import explanations, results
 from dmf.errors import DmfError
 from dmf.study import ReportParameters
+
 from synthetic import make_study, write_study
 
 CONFIGURATIONS = ["cb_dice-variance", "none-mad", "fixed"]

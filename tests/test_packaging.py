@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from dmf.code import STEP_FILES, step_files
+
+from conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PINS = {
@@ -105,7 +106,8 @@ def test_a_training_imports_neither_mlflow_nor_snakemake_nor_pandas() -> None:
     code = (
         "import sys, dmf.cli, dmf.training.run, dmf.training.engine, dmf.training.checkpoint,"
         " dmf.data.arrays\n"
-        "print([m for m in ('mlflow', 'snakemake', 'dvc', 'pandas', 'matplotlib') if m in sys.modules])"
+        "heavy = ('mlflow', 'snakemake', 'dvc', 'pandas', 'matplotlib')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

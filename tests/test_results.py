@@ -9,6 +9,7 @@ import pytest
 from dmf.analysis import results
 from dmf.errors import DmfError
 from dmf.study import ReportParameters, known_configurations, run_folder
+
 from synthetic import make_study, write_study
 
 CONFIGURATIONS = ["cb_dice-variance", "none-mad", "fixed"]

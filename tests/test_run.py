@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import StudyMaker
 from safetensors.torch import load_file
 
 from dmf.errors import DmfError
@@ -18,6 +17,8 @@ from dmf.files import read_json, sha256_file
 from dmf.study import Execution, Study
 from dmf.training import run as run_module
 from dmf.training.run import Run, complete_record, train
+
+from conftest import StudyMaker
 
 RESULT = ("history.csv", "metrics.json", "model.safetensors", "best.safetensors")
 
@@ -78,13 +79,11 @@ def test_a_run_folder_is_complete(tiny_study: StudyMaker) -> None:
     assert (metrics["status"], metrics["epochs"], metrics["synthetic"]) == ("complete", 3, True)
     history = (run.folder / "history.csv").read_text().splitlines()
     assert len(history) == 4
-    best = max(
-        range(3), key=lambda i: float(dict(zip(history[0].split(","), history[i + 1].split(","), strict=True))["validation_cb_dice"])
-    )  # fmt: skip
+    rows = [dict(zip(history[0].split(","), line.split(","), strict=True)) for line in history[1:]]
+    best = max(range(3), key=lambda index: float(rows[index]["validation_cb_dice"]))
     assert metrics["best"]["epoch"] == best + 1
-    last = dict(zip(history[0].split(","), map(float, history[3].split(",")), strict=True))
     for name in ("dice", "iou", "f1", "precision", "recall", "cb_dice", "foreground_dice"):
-        assert metrics["last"]["validation"][name] == last[f"validation_{name}"]
+        assert metrics["last"]["validation"][name] == float(rows[2][f"validation_{name}"])
         assert 0 <= metrics["last"]["test"][name] <= 1
     assert not run.live_folder.exists()
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, tiny
 
 from dmf.errors import DmfError
 from dmf.study import (
@@ -15,6 +14,8 @@ from dmf.study import (
     paper_configurations,
     parse_configuration,
 )
+
+from conftest import REPOSITORY, TINY, tiny
 
 
 def shipped_params() -> dict[str, Any]:

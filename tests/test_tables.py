@@ -9,6 +9,7 @@ import pytest
 
 from dmf.analysis import results, tables
 from dmf.study import ReportParameters, paper_configurations
+
 from synthetic import make_study, write_study
 
 PLANTED = {"cb_dice-variance": 0.90, "tversky-mad": 0.87}

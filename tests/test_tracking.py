@@ -25,8 +25,9 @@ from dmf.study import Study, run_folder
 from dmf.tracking import Summary, server_command, server_environment, stores, track, tracking_uri
 from dmf.tracking.curve import training_curve
 from mlflow_server import free_port
-from synthetic import make_study, write_study
 from tracked import Stored, check_all_there_once, finished_in, stored_in
+
+from synthetic import make_study, write_study
 
 SOURCES = Path(dmf.__file__).parents[1]
 DATABASE = Path("mlflow/mlflow.db")

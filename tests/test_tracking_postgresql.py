@@ -15,8 +15,9 @@ import pytest
 
 from dmf.tracking import Summary, track
 from mlflow_server import Server, free_port
-from synthetic import make_study, write_study
 from tracked import check_all_there_once, stored
+
+from synthetic import make_study, write_study
 
 
 def _find(name: str) -> str | None:

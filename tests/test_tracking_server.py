@@ -8,8 +8,9 @@ import pytest
 
 from dmf.tracking import Summary, track
 from mlflow_server import Server
-from synthetic import make_study, write_study
 from tracked import check_all_there_once, finished_in, stored_in
+
+from synthetic import make_study, write_study
 
 
 def test_a_server_killed_while_runs_arrive_holds_every_metric_once_in_the_end(

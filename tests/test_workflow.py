@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from project import Project
 
 NOTHING = "Nothing to be done"
@@ -30,7 +31,7 @@ def test_the_whole_chain_leaves_what_it_promises(project: Project) -> None:
         "reports/results.csv",
         "reports/metrics.json",
         "reports/figures/phantom-weights.png",
-        "reports/tables/phantom-test.csv",
+        "reports/tables/phantom.csv",
         "reports/index.html",
         "reports/report.md",
         "mlflow/mlflow.db",

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from dmf.study import Study, run_folder
+
 from synthetic import METRICS
 
 SECTIONS = ("loss_", "weighted_", "weight_", "validation_")

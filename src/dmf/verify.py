@@ -86,6 +86,6 @@ def _run_problems(study: Study, dataset: str, name: str, seed: int) -> Iterator[
     if record is None:
         yield f"{run.folder}: missing, unfinished or damaged"
     elif record["key"] != key:
-        yield f"{run.folder}: the result of other parameters, data or code (key {record['key'][:12]})"
+        yield f"{run.folder}: the result of other parameters, data or code"
     elif read_json(run.folder / "metrics.json") != record["outcome"]:
         yield f"{run.folder}/metrics.json: not the outcome that run.json records"

@@ -20,9 +20,9 @@ from dmf.study import ReportParameters, paper_configurations
 
 WIDTH = 7.2  # inches: both columns of a journal page (183 mm)
 
-# Okabe and Ito's palette, distinguishable with every common colour blindness.
+# Okabe and Ito's palette, its blue darkened to stand clear of the green in tritanopia too.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
+BLUE, VERMILION, PURPLE, GREY = "#005A9C", "#D55E00", "#CC79A7", "#6B6B6B"
 
 AUXILIARY_COLOURS = {"tversky": ORANGE, "focal": SKY, "cb_dice": PURPLE, "none": GREY}
 WEIGHTING_MARKERS = {
@@ -212,7 +212,8 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str], dpi: int) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
+        left, bottom, width, height = axes.get_position(original=True).bounds
+        axes.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))
     for suffix in suffixes:
         with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
             figure.savefig(temporary, dpi=dpi, metadata=facts[suffix])

@@ -79,7 +79,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame, grid: Grid, folder: Path) -> None:
-    """Write ``results.csv``, ``metrics.json`` (means of the last epoch on test) and ``curves.csv``."""
+    """Write ``results.csv``, ``metrics.json`` (means on test, last epoch) and ``curves.csv``."""
     for name, table in (("results.csv", results), ("curves.csv", curves(grid))):
         with atomic_path(folder / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")

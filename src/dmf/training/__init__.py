@@ -1,1 +1,1 @@
-"""One training: the engine, its checkpoints, the device it runs on, and the run it leaves behind."""
+"""One training: its engine, its checkpoints, its device, and the run it leaves behind."""

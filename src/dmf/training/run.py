@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import time
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from dmf.training.engine import Engine
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop and has saved a checkpoint; ``signal`` says by what."""
 
     def __init__(self, number: int) -> None:
@@ -54,7 +55,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the study: where its inputs and outputs are, and the key that names its result."""
+    """One cell of the study: where its inputs and outputs are, and the key of its result."""
 
     dataset: str
     configuration: str
@@ -226,9 +227,8 @@ def _loop(
             divergence = steps.first_divergence()
             if divergence is not None:
                 batch, loss = divergence
-                report(
-                    f"{run.folder}: diverged in epoch {epoch}, batch {batch}: {loss} is not finite"
-                )
+                where = f"epoch {epoch}, batch {batch}"
+                report(f"{run.folder}: diverged in {where}: {loss} is not finite")
                 found = {"epoch": epoch, "batch": batch, "loss": loss}
                 return outcome("diverged", diverged=found)
             scores = runner.evaluate(subsets["validation"])
@@ -313,9 +313,9 @@ def _read_subsets(run: Run, arrays: "Arrays") -> dict[str, Any]:
         for row in csv.DictReader(stream):
             if row["id"] not in places or row["subset"] not in members:
                 raise DmfError(
-                    f"{run.split_file}: image {row['id']!r} in subset {row['subset']!r} is not part "
-                    f"of {run.arrays_file}. Make the split again: snakemake --forcerun split "
-                    f"split_{run.dataset}"
+                    f"{run.split_file}: image {row['id']!r} in subset {row['subset']!r} is not "
+                    f"part of {run.arrays_file}. Make the split again: snakemake --forcerun "
+                    f"split -- split_{run.dataset}"
                 )
             members[row["subset"]].append(places[row["id"]])
     for name, indices in members.items():
@@ -357,7 +357,7 @@ def _provenance(
         },
         "device": {
             "type": runner.device.type,
-            "name": torch.cuda.get_device_name() if cuda else _processor(),
+            "name": torch.cuda.get_device_name() if cuda else processor(),
             "cuda": torch.version.cuda if cuda else None,
             "capability": torch.backends.cpu.get_cpu_capability(),
             "threads": execution.threads,
@@ -367,14 +367,13 @@ def _provenance(
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str | None:
