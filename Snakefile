@@ -43,3 +43,4 @@ rule all:
     input:
         "reports/index.html",
         "mlflow/tracked.json",
+        expand("reports/data/{dataset}.md", dataset=DATASETS),

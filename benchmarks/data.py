@@ -1,10 +1,9 @@
 """What the data steps cost on BUSI, which duplicates they find, and what a naive split leaks.
 
-    DMF_BUSI_ARCHIVE=Dataset_BUSI.zip python benchmarks/data.py [--known FILE] [--exhaustive]
+    DMF_BUSI_ARCHIVE=Dataset_BUSI.zip python benchmarks/data.py [--known FILE]
 
 `--known` compares with a list of duplicate groups found by somebody else: JSON, lists of names such
-as "benign (1)". `--exhaustive` aligns all pairs of images, not only the candidates (minutes), to
-see what the search for candidates misses. Writes docs/benchmarks/data.json and data.md.
+as "benign (1)". Writes docs/benchmarks/data.json and data.md.
 """
 
 import argparse
@@ -94,23 +93,6 @@ def found(manifest: pd.DataFrame, pairs: pd.DataFrame, known: set[tuple[str, str
     return rows
 
 
-def exhaustive(prints: list[duplicates.Fingerprint], manifest: pd.DataFrame) -> dict[str, Any]:
-    """Align every pair of images; return which of the copies are no candidates."""
-    tried = set(duplicates.candidates(prints))
-    missed = []
-    for first, second in combinations(range(len(prints)), 2):
-        if (first, second) not in tried:
-            correlation = duplicates.aligned_correlation(prints[first], prints[second])
-            if correlation > min(THRESHOLDS):
-                names = manifest["id"].iloc[[first, second]].tolist()
-                missed.append([*names, round(correlation, 4)])
-    return {
-        "pairs": len(prints) * (len(prints) - 1) // 2,
-        "candidates": len(tried),
-        "missed": missed,
-    }
-
-
 def leaks(manifest: pd.DataFrame, kind: str) -> dict[str, float]:
     """Return test images with a duplicate elsewhere (mean, std) and pairs that are separated."""
     split = Split.model_validate({"kind": kind})
@@ -154,9 +136,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     near = pairs.loc[pairs["kind"] == "near", "correlation"]
     results["correlations"] = sorted(near.tolist())[:30]
-    if options.exhaustive:
-        cv2.setRNGSeed(0)
-        results["exhaustive"] = exhaustive(prints, manifest)
     return results
 
 
@@ -192,15 +171,6 @@ def render(results: dict[str, Any]) -> str:
         + ".",
         "",
     ]
-    if "exhaustive" in results:
-        checked = results["exhaustive"]
-        lines += [
-            f"All {checked['pairs']} pairs were aligned as well, not only the "
-            f"{checked['candidates']} candidates: {len(checked['missed'])} more correlate above 0.5"
-            + "".join(f"; {a} and {b} ({c})" for a, b, c in checked["missed"])
-            + ".",
-            "",
-        ]
     lines += [
         "## What a split leaks",
         "",
@@ -218,7 +188,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--known", type=lambda text: Path(text).resolve())
-    parser.add_argument("--exhaustive", action="store_true")
     options = parser.parse_args()
     if "DMF_BUSI_ARCHIVE" in os.environ:
         os.environ["DMF_BUSI_ARCHIVE"] = str(Path(os.environ["DMF_BUSI_ARCHIVE"]).resolve())

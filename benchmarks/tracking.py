@@ -188,7 +188,8 @@ def render(found: dict[str, Any]) -> str:
         f"{found['python']}, MLflow {found['mlflow']}, SQLite on the local disk. One process; "
         "imports, a new database, means and one picture a run are included. Aim: at most "
         f"{TARGET_SECONDS} s for 1,200 metrics a run. Load is what other processes put on the "
-        "machine when the measurement began.",
+        "machine when the measurement began; the measured process had the niceness "
+        f"{found['niceness']}.",
         "",
         "| metrics a run over the epochs | values in all | load | delivery | processor time | "
         "nothing new | compared with the database | peak memory | database |",
@@ -228,6 +229,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "mlflow": version("mlflow"),
+        "niceness": os.nice(0),
         "runs": len(study.study.datasets) * len(study.study.configurations) * study.study.seeds,
         "picture_milliseconds": picture_milliseconds(),
         "cases": [measure(study, full) for full in (False, True)],

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from dmf.study import Study
+
 from conftest import REPOSITORY, tiny
 
 # DVC, Snakemake and this project's own command, from the environment that runs the tests.
@@ -38,7 +40,8 @@ class Project:
             if source.is_file() and not name.startswith(("tests/", "docs/", "reports/published/")):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-        made.write_params(tiny(**sections))
+        # Every key, as in the real params.yaml: DVC wants to see those it watches.
+        made.write_params(Study.from_mapping(tiny(**sections)).model_dump(mode="json"))
         return made
 
     def clone(self, folder: Path) -> "Project":

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmf.data.arrays import Arrays, write_arrays
-from dmf.files import write_json
+from dmf.files import sha256_file, write_json
 from dmf.study import Study, paper_configurations, parse_configuration, run_folder, split_file
 
 METRICS = (
@@ -189,6 +189,21 @@ def _write_run(
     history[["epoch"]].assign(seconds=1.5, images_per_second=20.0).to_csv(
         place / "timing.csv", index=False
     )
+    outcome: dict[str, Any] = {
+        "status": "diverged" if run in diverged else "complete",
+        "epochs": epochs,
+        "synthetic": synthetic,
+        "last": None,
+        "best": None,
+        "diverged": {"epoch": epochs, "batch": 3, "loss": "iou"} if run in diverged else None,
+    }
+    files = ["history.csv"]
+    if run not in diverged:
+        outcome["last"] = _scores(run, epochs, score)
+        outcome["best"] = _scores(run, max(1, epochs - 2), min(0.995, score + 0.003))
+        for name in ("model.safetensors", "best.safetensors"):
+            (place / name).write_bytes(b"")
+            files.append(name)
     write_json(
         place / "run.json",
         {
@@ -210,21 +225,10 @@ def _write_run(
             "device": {"type": "cpu", "name": "test processor"},
             "precision": "fp32",
             "synthetic": synthetic,
+            "files": {name: sha256_file(place / name) for name in files},
+            "outcome": outcome,
         },
     )
-    outcome: dict[str, Any] = {
-        "status": "diverged" if run in diverged else "complete",
-        "epochs": epochs,
-        "synthetic": synthetic,
-        "last": None,
-        "best": None,
-        "diverged": {"epoch": epochs, "batch": 3, "loss": "iou"} if run in diverged else None,
-    }
-    if run not in diverged:
-        outcome["last"] = _scores(run, epochs, score)
-        outcome["best"] = _scores(run, max(1, epochs - 2), min(0.995, score + 0.003))
-        for name in ("model.safetensors", "best.safetensors"):
-            (place / name).write_bytes(b"")
     write_json(place / "metrics.json", outcome)
 
 

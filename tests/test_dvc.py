@@ -128,3 +128,34 @@ def test_one_unreachable_set_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_the_committed_pipeline_loads(project: Project) -> None:
     stages = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"]
     assert list(stages) == ["download", "filter", "split", "train", "aggregate", "figures"]
+
+
+def test_results_travel_through_s3(project: Project, tmp_path: Path) -> None:
+    """A real S3 server on loopback: push from one clone, pull into another."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        import boto3
+
+        address = f"http://{host}:{port}"
+        account = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+        boto3.client(
+            "s3",
+            endpoint_url=address,
+            region_name="us-east-1",
+            aws_access_key_id="tests",
+            aws_secret_access_key="tests",
+        ).create_bucket(Bucket="study")
+        second = project.clone(tmp_path / "second")
+        for work in (project, second):
+            work.run("dvc", "remote", "add", "--force", "--local", "s3", "s3://study/dvc")
+            work.run("dvc", "remote", "modify", "--local", "s3", "endpointurl", address)
+        project.run("dvc", "push", "--quiet", "--remote", "s3", **account)
+        second.run("dvc", "pull", "--quiet", "--remote", "s3", **account)
+    finally:
+        server.stop()
+    for name in ("models/phantom/fixed/seed-00/model.safetensors", "reports/results.csv"):
+        assert (second.folder / name).read_bytes() == (project.folder / name).read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmf.analysis import audit, claims, figures, page, results, tables
+from dmf.analysis import audit, claims, figures, page, page_provenance, results, tables
 from dmf.files import read_json, write_json
 from dmf.study import ReportParameters, Study
 
@@ -178,7 +178,11 @@ def test_phantom_numbers_never_meet_the_papers(mixed: tuple[Path, ReportParamete
 def test_a_study_of_phantoms_alone_judges_no_claim(tmp_path: Path) -> None:
     study = synthetic.make_study(configurations=["none-mad", "fixed"], seeds=2, epochs=3)
     synthetic.write_study(tmp_path, study)
-    write_report(study, tmp_path)
+    parameters = study.report_parameters()
+    write_json(tmp_path / "reports/figures" / figures.CAPTIONS, [])
+    with chdir(tmp_path):
+        table = results.collect(parameters.grid, partial=False)
+        page.write(table, parameters, Path("reports"))
     html = html_of(tmp_path)
     verdict = section(html, "verdict")
     assert '<ul class="headlines">' not in verdict
@@ -194,7 +198,7 @@ def test_reductions_absent_runs_and_origins_are_said(mixed: tuple[Path, ReportPa
     assert "epochs: 6 instead of 100" in html
     assert "<b>22</b> of 24 complete, 1 diverged, 1 missing" in html
     assert "BUSI · No auxiliary + MAD · seed 2: missing" in html
-    assert "phantom · Fixed weights · seed 1: diverged" in html
+    assert "phantom · Fixed weights · seed 1: diverged in epoch 3, batch 3 (iou)" in html
     assert "0123456789abcdef0123456789abcdef01234567" in html  # the commit of the runs
     described = read_json(mixed[0] / "data/filtered/busi.json")
     assert described["sha256"] in html
@@ -207,20 +211,17 @@ def test_text_from_files_is_escaped(mixed: tuple[Path, ReportParameters]) -> Non
 
 
 def test_a_server_is_linked_and_a_database_is_not(
-    mixed: tuple[Path, ReportParameters], monkeypatch: pytest.MonkeyPatch
+    mixed: tuple[Path, ReportParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, parameters = mixed
-    table = results.read(folder / "reports/results.csv")
-    before = html_of(folder)
-    assert "MLflow" not in section(before, "provenance")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
-    page.write(table, parameters, Path("reports"))
-    linked = html_of(folder)
-    address = "http://server:5000/#/experiments?experimentSearchFilter=synthetic%2Fbusi"
-    assert f'<a href="{address}">synthetic/busi</a>' in linked
+    assert "MLflow" not in section(html_of(folder), "provenance")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////mlflow.db")
-    page.write(table, parameters, Path("reports"))
-    assert html_of(folder) == before
+    assert page_provenance.mlflow(parameters) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
+    write_json(tmp_path / "reports/figures" / figures.CAPTIONS, [])
+    page.write(results.read(folder / "reports/results.csv"), parameters, tmp_path / "reports")
+    address = "http://server:5000/#/experiments?experimentSearchFilter=synthetic%2Fbusi"
+    assert f'<a href="{address}">synthetic/busi</a>' in html_of(tmp_path)
 
 
 # In a browser

@@ -15,10 +15,11 @@ from dmf.data.origins import Kaggle, Web
 from dmf.data.transfer import CertificateError, Policy
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
-from dmf.study import DownloadParameters
+from dmf.study import DownloadParameters, Study
 from sets import busi, ellipse, png, scan, two_folders, write_zip
 from web import Site, serve
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 HASTY = Policy(attempts=2, connect=2, read=0.3, sleep=lambda seconds: None)
 
 
@@ -169,6 +170,17 @@ def test_own_set_with_three_classes(home: Path) -> None:
     manifest = raw.read_manifest("mine")
     _, read = next(raw.read_images("mine", manifest, 3))
     assert (read[0, 0], read[30, 0], read[50, 0]) == (2, 0, 1)
+
+
+def test_the_example_of_the_page_is_a_study(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    assert example.count("\n") <= 11
+    (home / "mine.yaml").write_text(example)
+    study = Study.load(REPOSITORY / "params.yaml", home / "mine.yaml")
+    monkeypatch.setenv("DMF_MINE_ARCHIVE", str(write_zip(home / "a.zip", two_folders("any/"))))
+    sources.download("mine", study.download_parameters("mine"), home)
+    assert raw.read_description("mine")["licence"] == "CC BY 4.0"
 
 
 def test_phantoms_are_generated_and_labelled() -> None:

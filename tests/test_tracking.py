@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised database to copy: MLflow takes seconds to make one."""
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     stores.connect(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
 

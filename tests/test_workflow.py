@@ -87,8 +87,13 @@ def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
     project.change("execution", threads=2, checkpoint_epochs=7)
     assert NOTHING in project.snakemake("--", "train_phantom").stdout
 
-    # Without Snakemake's memory of parameters, the run keys still tell which results are right.
+    # Without Snakemake's records nothing is believed, and the run keys tell which results are right.
     (project.folder / ".snakemake").rename(project.folder / ".forgotten")
+    refused = project.snakemake(check=False)
+    assert refused.returncode != 0
+    assert "Take them over with `make adopt`" in refused.stdout
+    project.snakemake("--forcerun", "train", "--", "train_phantom")
+    assert project.trained_since(before) == set()
     project.change("training", epochs=4)
     project.snakemake("models/phantom/fixed/seed-00/metrics.json")
     assert project.trained_since(before) == {"phantom/fixed/seed-00"}

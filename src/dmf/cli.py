@@ -140,6 +140,21 @@ def filter_(
 
 
 @app.command()
+def card(
+    dataset: str,
+    here: Annotated[bool, typer.Option(help="The working directory is the study's own.")] = False,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Write the data card of a set into reports/data/."""
+    from dmf.data.cards import write_card
+
+    if not here:
+        _study(params, overlay)
+    write_card(dataset, Path("reports/data"))
+
+
+@app.command()
 def split(
     dataset: str,
     seed: int,

@@ -9,17 +9,20 @@ from pathlib import Path
 
 STEP_FILES = {
     "download": [
-        "data/sources.py",
         "data/archives.py",
-        "data/readers.py",
         "data/duplicates.py",
+        "data/origins.py",
         "data/phantom.py",
         "data/raw.py",
+        "data/readers.py",
+        "data/sources.py",
+        "data/transfer.py",
     ],
     "filter": ["data/filtering.py", "data/arrays.py"],
     "split": ["data/splits.py"],
     "train": ["losses.py", "fusion.py", "metrics.py", "unet.py", "training/engine.py"],
     "aggregate": ["analysis/results.py"],
+    "card": ["data/cards.py"],
     "report": ["analysis"],
 }
 

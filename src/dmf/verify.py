@@ -54,11 +54,8 @@ def _raw_problems(dataset: str) -> Iterator[str]:
     try:
         manifest: pd.DataFrame = raw.read_manifest(dataset)
         classes = int(raw.read_description(dataset)["classes"])
-        for (image, _), row in zip(
-            raw.read_images(dataset, manifest, classes), manifest.itertuples(), strict=True
-        ):
-            if raw.hash_pixels(image) != row.sha256:
-                yield f"data/raw/{dataset}: image {row.id} is not the one that was downloaded"
+        for _ in raw.read_images(dataset, manifest, classes):
+            pass  # reading compares every image and mask with its hash
     except DmfError as error:
         yield str(error)
 

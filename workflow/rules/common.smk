@@ -1,6 +1,7 @@
 """What the rules share: names that exist, parameters as JSON, devices, and provenance lost."""
 
 import os
+import sys
 
 from dmf.code import code_hash
 from dmf.study import run_folder, split_file
@@ -34,16 +35,20 @@ if DEVICES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(DEVICES) * study.execution.slots)
 
 
-# Without its metadata Snakemake cannot see that a parameter changed, and takes what lies there for
-# up to date. So every step is checked once; finished runs are adopted by their key, not repeated.
+# Without its metadata Snakemake cannot see that a parameter changed, and would take results that lie
+# there for up to date, whatever they were made with.
+CHECKED = {"--touch", "-t", "--forcerun", "-R", "--forceall", "-F", "--unlock", "--lint"}
 if (
     workflow.is_main_process
-    and not workflow.touch
+    and not CHECKED & set(sys.argv)
     and not Path(".snakemake/metadata").is_dir()
     and any(Path("models").glob("*/*/seed-*/run.json"))
 ):
-    workflow.dag_settings.forcerun = frozenset(
-        {*workflow.dag_settings.forcerun, "filter", "split", "train"}
+    raise WorkflowError(
+        "There are results here, but no record of what they were made with (.snakemake/metadata): "
+        "a clone, a copy, or a deleted .snakemake. Take them over with `make adopt`, which checks "
+        "them against the parameters; or let every step check its own, without repeating finished "
+        "runs: snakemake --cores all --forcerun filter split train"
     )
 
 

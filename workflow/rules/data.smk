@@ -70,6 +70,28 @@ rule split:
         " > {log} 2> >(tee -a {log} >&2)"
 
 
+rule card:
+    input:
+        description="data/filtered/{dataset}.json",
+    output:
+        report(
+            "reports/data/{dataset}.md",
+            caption="../report/card.rst",
+            category="Data cards",
+        ),
+    log:
+        "logs/card/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/card/{dataset}.tsv"
+    params:
+        code=code_hash("card"),
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "dmf card {wildcards.dataset} --here > {log} 2> >(tee -a {log} >&2)"
+
+
 # Rules with wildcards cannot be asked for by name; these can: download_busi, filter_busi, ...
 for dataset in DATASETS:
 

@@ -239,9 +239,9 @@ def _draw_courses(
             if weights and seeds > 1:
                 _draw_one_seed(axes, material, name, prefix, losses)
             over_epochs(axes, material)
-            if weights:
-                low, high = axes.get_ylim()
-                axes.set_ylim(max(low, -0.03), min(high, 1.03))
+        if weights:  # bands may leave [0, 1], weights do not
+            low, high = panels[row, 0].get_ylim()
+            panels[row, 0].set_ylim(max(low, -0.03), min(high, 1.03))
     handles = [
         Line2D([], [], color=LOSS_COLOURS[loss], dashes=LOSS_DASHES[loss] or (None, None))
         for loss in losses

@@ -116,9 +116,13 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _check(judgement: Judgement) -> Check:
-    parts = judgement.id.split("/")[1:]
-    what = ", ".join(DATASET_LABELS.get(part) or METRIC_LABELS.get(part, part) for part in parts)
+    what = ", ".join(_said(part) for part in judgement.id.split("/")[1:])
     return Check(what, judgement.statement, judgement.decided_by, judgement.ours, judgement.paper)
+
+
+def _said(part: str) -> str:
+    """Return a data set, a metric or a quantity of the training curves as people write it."""
+    return DATASET_LABELS.get(part) or METRIC_LABELS.get(part) or part.replace("_", " ")
 
 
 def _rank(counts: Tally) -> float:

@@ -24,13 +24,10 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
         count(len(grid.configurations), "configuration"),
         count(grid.seeds, "seed"),
     )
-    absent = []
-    for keys, group in each[each["status"] != "complete"].groupby(
-        ["dataset", "configuration", "status"], sort=False
-    ):
-        dataset, configuration, status = map(str, keys)
-        seeds = ", ".join(str(seed) for seed in group["seed"])
-        absent.append(f"{dataset} · {tables.label(configuration)} · seed {seeds}: {status}")
+    absent = [
+        _absence(str(run["dataset"]), str(run["configuration"]), int(run["seed"]), run["status"])
+        for run in each[each["status"] != "complete"].to_dict("records")
+    ]
     return {
         "total": len(each),
         "complete": counted["complete"],
@@ -42,6 +39,16 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
         + " each",
         "absent": absent,
     }
+
+
+def _absence(dataset: str, configuration: str, seed: int, status: str) -> str:
+    """Name a run that is missing or diverged, and where it diverged."""
+    path = run_folder(dataset, configuration, seed) / "metrics.json"
+    if status == "diverged" and path.exists():
+        place = read_json(path)["diverged"]
+        status = f"diverged in epoch {place['epoch']}, batch {place['batch']} ({place['loss']})"
+    name = tables.DATASET_LABELS.get(dataset, dataset)
+    return f"{name} · {tables.label(configuration)} · seed {seed}: {status}"
 
 
 def facts(parameters: ReportParameters) -> list[tuple[str, str]]:

@@ -158,7 +158,8 @@ class _Delivery:
         """
         existing: dict[str, dict[str, list[Run]]] = {}
         said = time.monotonic()
-        for dataset, configuration in dict.fromkeys(slot.group for slot in (*training, *new)):
+        wanted = [slot.group for slot in self.slots if slot in new or slot in training]
+        for dataset, configuration in dict.fromkeys(wanted):
             group = [run for run in finished if run.slot.group == (dataset, configuration)]
             going_on = {
                 s: key for s, key in training.items() if s.group == (dataset, configuration)

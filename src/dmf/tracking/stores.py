@@ -4,10 +4,12 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -64,8 +66,8 @@ def public(text: str) -> str:
 
 def may_hold_runs(address: str) -> bool:
     """Return False if ``address`` is an SQLite file that does not exist (any more)."""
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", address)
-    return match is None or Path(match[1]).exists()
+    file = _sqlite_file(address)
+    return file is None or file.exists()
 
 
 def connect(address: str) -> "MlflowClient":
@@ -74,6 +76,14 @@ def connect(address: str) -> "MlflowClient":
     Raises DmfError within seconds if nothing answers there, and whatever MLflow raises.
     """
     _check_reachable(address)
+    file = _sqlite_file(address)
+    if file is not None and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for left_by_a_deleted_one in ("-wal", "-shm"):
+            Path(f"{file}{left_by_a_deleted_one}").unlink(missing_ok=True)
+        with closing(sqlite3.connect(file)) as database:
+            # Kept by the file: pages read while runs arrive, and a commit syncs the disk once.
+            database.execute("PRAGMA journal_mode = WAL")
     os.environ.update(ALWAYS)
     for name, value in UNLESS_SET.items():
         os.environ.setdefault(name, value)
@@ -121,6 +131,11 @@ def server_command(uri: str | None = None, *, port: int = 5000) -> list[str]:
 def server_environment() -> dict[str, str]:
     """Return the environment for :func:`server_command`: no telemetry, no job workers."""
     return {**os.environ, **ALWAYS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def _sqlite_file(address: str) -> Path | None:
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", address)
+    return Path(match[1]) if match else None
 
 
 def _check_reachable(address: str) -> None:

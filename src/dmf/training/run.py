@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from dmf.training.engine import Engine
 
 
+TIMING_COLUMNS = ("epoch", "seconds", "images_per_second")
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop and has saved a checkpoint; ``signal`` says by what."""
 
@@ -176,7 +179,8 @@ def _train_on(
         outcome = _loop(
             run, key, runner, progress, best, subsets, arrays.synthetic, execution, report
         )
-    _publish(run, record, outcome, progress, runner.weights(), best, arrays.classes)
+    weights = {"model.safetensors": runner.weights(), "best.safetensors": best}
+    _publish(run, record, outcome, progress, _history_columns(runner), weights, arrays.classes)
     checkpoint.discard(run.live_folder)
     status: str = outcome["status"]
     return status
@@ -198,6 +202,7 @@ def _loop(
     from dmf.training import checkpoint
 
     epochs = run.parameters.training.epochs
+    columns = _history_columns(runner)
 
     def save() -> None:
         checkpoint.save(run.live_folder, key, progress, runner.state(), best)
@@ -246,7 +251,7 @@ def _loop(
                 progress.best_score, progress.best_epoch = scores["cb_dice"], epoch
                 best.clear()
                 best.update(runner.weights())
-            write_text(run.live_folder / "history.csv", _csv(progress.history))
+            write_text(run.live_folder / "history.csv", _csv(columns, progress.history))
             elapsed = time.perf_counter() - started
             left = elapsed / (epoch - done_before) * (epochs - epoch)
             report(
@@ -271,8 +276,8 @@ def _publish(
     record: dict[str, Any],
     outcome: dict[str, Any],
     progress: "Progress",
-    last: "dict[str, torch.Tensor]",
-    best: "dict[str, torch.Tensor]",
+    columns: tuple[str, ...],
+    weights: "dict[str, dict[str, torch.Tensor]]",
     classes: int,
 ) -> None:
     """Write the run folder; `run.json` makes it complete, `metrics.json` declares it."""
@@ -281,8 +286,8 @@ def _publish(
     folder = run.folder
     (folder / "metrics.json").unlink(missing_ok=True)
     files = ["history.csv"]
-    write_text(folder / "history.csv", _csv(progress.history))
-    write_text(folder / "timing.csv", _csv(progress.timing))
+    write_text(folder / "history.csv", _csv(columns, progress.history))
+    write_text(folder / "timing.csv", _csv(TIMING_COLUMNS, progress.timing))
     model = run.parameters.model
     # One entry: safetensors writes several in an order that changes from call to call.
     description = {
@@ -293,7 +298,6 @@ def _publish(
         "key": record["key"],
     }
     metadata = {"dmf": json.dumps(description)}
-    weights = {"model.safetensors": last, "best.safetensors": best}
     for name, tensors in weights.items():
         (folder / name).unlink(missing_ok=True)
         if outcome["status"] == "complete":
@@ -390,12 +394,17 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-def _csv(rows: list[dict[str, float]]) -> str:
+def _history_columns(runner: "Engine") -> tuple[str, ...]:
+    from dmf.metrics import FOREGROUND_METRICS, METRICS
+
+    validation = (f"validation_{name}" for name in METRICS + FOREGROUND_METRICS)
+    return ("epoch", *runner.columns, "events", *validation)
+
+
+def _csv(columns: tuple[str, ...], rows: list[dict[str, float]]) -> str:
     """Return rows as CSV text; numbers read back to the same bits, whole epochs as integers."""
-    if not rows:
-        return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     whole = ("epoch", "events")
     writer.writerows({k: int(v) if k in whole else repr(v) for k, v in row.items()} for row in rows)
