@@ -2,6 +2,7 @@
 #   make demo     the whole chain on synthetic images, minutes on two cores
 #   make test     the tests
 #   make paper    the paper's study (snakemake --cores all)
+#   make explanations   the extra studies that the report's explanations ask for
 #   make ui       the MLflow pages over the runs (STUDY=config/demo.yaml for the demo's)
 #   make adopt    after git clone and dvc pull: take over the results, train nothing
 #   make lint     ruff, mypy, snakefmt, snakemake --lint
@@ -17,7 +18,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test paper ui adopt lint clean environment
+.PHONY: demo test paper explanations ui adopt lint clean environment
 
 environment: $(VENV)/study.stamp
 
@@ -41,10 +42,17 @@ demo: $(VENV)/study.stamp
 	@echo "The runs:    make ui                        (MLflow on http://127.0.0.1:5000)"
 
 test: $(VENV)/dev.stamp
-	python -m pytest --numprocesses 2 --dist worksteal
+	python -m pytest --numprocesses 2 --dist loadfile
 
 paper: $(VENV)/study.stamp
 	snakemake --cores all
+
+# Each of these answers one question of the report; run before `make paper`'s report is drawn again.
+explanations: $(VENV)/study.stamp
+	for study in grouped hard released gamma_batch gamma_epoch filter_off; do \
+	    snakemake --cores all --configfile config/$$study.yaml -- aggregate; \
+	done
+	snakemake --cores all --forcerun report -- report
 
 ui: $(VENV)/study.stamp
 	dmf ui --overlay $(STUDY)

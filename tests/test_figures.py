@@ -16,6 +16,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy import stats
 
 from dmf.analysis import figures, figures_extra, figures_paper, figures_style, results
 from dmf.analysis.comparisons import compare
@@ -299,3 +300,20 @@ def test_colours_differ_to_colour_blind_eyes(palette: str, deficiency: str) -> N
         seen.append(np.clip(np.array(DEFICIENCIES[deficiency]) @ linear, 0, 1) ** (1 / 2.2))
     for one, other in combinations(seen, 2):
         assert np.linalg.norm(one - other) > 0.12
+
+
+def test_every_completed_seed_is_a_dot_with_the_interval_of_the_mean(study: Study) -> None:
+    data = material(study)
+    axes = figures_extra.draw_seeds(data).figure.axes[0]
+    names = data.configurations()
+    scores = 100 * results.values(data.results, "busi", "dice")
+    row = names.index("fixed")
+    assert axes.get_yticklabels()[row].get_text() == "Fixed weights"
+    lines = [line for line in axes.lines if np.all(np.abs(np.ravel(line.get_ydata()) - row) < 0.4)]
+    dots, interval, mean = (np.ravel(line.get_xdata()) for line in lines)
+    assert np.allclose(dots, scores["fixed"])
+    expected = stats.t.interval(
+        0.95, len(dots) - 1, loc=scores["fixed"].mean(), scale=stats.sem(scores["fixed"])
+    )
+    assert np.allclose(interval, expected)
+    assert np.allclose(mean, scores["fixed"].mean())

@@ -87,7 +87,7 @@ def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
     project.change("execution", threads=2, checkpoint_epochs=7)
     assert NOTHING in project.snakemake("--", "train_phantom").stdout
 
-    # Without Snakemake's records nothing is believed, and the run keys tell which results are right.
+    # Without Snakemake's records nothing is believed; the run keys tell which results are right.
     (project.folder / ".snakemake").rename(project.folder / ".forgotten")
     refused = project.snakemake(check=False)
     assert refused.returncode != 0

@@ -18,7 +18,7 @@ STEP_FILES = {
         "data/sources.py",
         "data/transfer.py",
     ],
-    "filter": ["data/filtering.py", "data/arrays.py"],
+    "filter": ["data/arrays.py", "data/filtering.py", "data/raw.py"],
     "split": ["data/splits.py"],
     "train": ["losses.py", "fusion.py", "metrics.py", "unet.py", "training/engine.py"],
     "aggregate": ["analysis/results.py"],

@@ -68,7 +68,7 @@ class PhantomSource(Settings):
 
     kind: Literal["phantom"]
     images: Annotated[int, Field(ge=12)] = 200
-    size: Annotated[int, Field(ge=32, le=512)] = 128
+    size: Annotated[int, Field(ge=32, le=256)] = 128
     seed: Annotated[int, Field(ge=0)] = 0
     malignant_share: Annotated[Number, Field(ge=0, le=1)] = 0.33
 
@@ -122,9 +122,9 @@ class Filter(Settings):
 
 
 class Duplicates(Settings):
-    """When two images count as near duplicates."""
+    """When two images count as near duplicates: aligned, they correlate above the threshold."""
 
-    threshold: Annotated[Number, Field(gt=0, le=1)] = 0.99
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 0.9
 
 
 class Data(Settings):

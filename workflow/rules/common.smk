@@ -37,7 +37,16 @@ if DEVICES and "gpu" not in workflow.global_resources:
 
 # Without its metadata Snakemake cannot see that a parameter changed, and would take results that lie
 # there for up to date, whatever they were made with.
-CHECKED = {"--touch", "-t", "--forcerun", "-R", "--forceall", "-F", "--unlock", "--lint"}
+CHECKED = {
+    "--touch",
+    "-t",
+    "--forcerun",
+    "-R",
+    "--forceall",
+    "-F",
+    "--unlock",
+    "--lint",
+}
 if (
     workflow.is_main_process
     and not CHECKED & set(sys.argv)

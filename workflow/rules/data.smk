@@ -13,15 +13,15 @@ rule download:
         "logs/download/{dataset}.log",
     benchmark:
         "logs/benchmarks/download/{dataset}.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=120,
     params:
         parameters=lambda wildcards: study.download_parameters(
             wildcards.dataset
         ).model_dump_json(),
         code=code_hash("download"),
         root=workflow.basedir,
-    resources:
-        mem_mb=1000,
-        runtime=120,
     shell:
         "dmf download {wildcards.dataset} --root {params.root:q}"
         " --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
@@ -38,12 +38,12 @@ rule filter:
         "logs/filter/{dataset}.log",
     benchmark:
         "logs/benchmarks/filter/{dataset}.tsv"
-    params:
-        parameters=study.filter_parameters().model_dump_json(),
-        code=code_hash("filter"),
     resources:
         mem_mb=1000,
         runtime=60,
+    params:
+        parameters=study.filter_parameters().model_dump_json(),
+        code=code_hash("filter"),
     shell:
         "dmf filter {wildcards.dataset} --parameters {params.parameters:q}"
         " > {log} 2> >(tee -a {log} >&2)"
@@ -58,13 +58,13 @@ rule split:
         "logs/split/{dataset}/seed-{seed}.log",
     benchmark:
         "logs/benchmarks/split/{dataset}/seed-{seed}.tsv"
+    resources:
+        mem_mb=500,
+        runtime=10,
     params:
         parameters=study.split.model_dump_json(),
         code=code_hash("split"),
         seed=lambda wildcards: int(wildcards.seed),
-    resources:
-        mem_mb=500,
-        runtime=10,
     shell:
         "dmf split {wildcards.dataset} {params.seed} --parameters {params.parameters:q}"
         " > {log} 2> >(tee -a {log} >&2)"
@@ -83,11 +83,11 @@ rule card:
         "logs/card/{dataset}.log",
     benchmark:
         "logs/benchmarks/card/{dataset}.tsv"
-    params:
-        code=code_hash("card"),
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        code=code_hash("card"),
     shell:
         "dmf card {wildcards.dataset} --here > {log} 2> >(tee -a {log} >&2)"
 

@@ -33,12 +33,12 @@ rule aggregate:
         "logs/aggregate.log",
     benchmark:
         "logs/benchmarks/aggregate.tsv"
-    params:
-        parameters=study.study.model_dump_json(),
-        code=code_hash("aggregate"),
     resources:
         mem_mb=1000,
         runtime=30,
+    params:
+        parameters=study.study.model_dump_json(),
+        code=code_hash("aggregate"),
     shell:
         "dmf aggregate --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
 
@@ -52,12 +52,12 @@ rule figures:
         "logs/figures.log",
     benchmark:
         "logs/benchmarks/figures.tsv"
-    params:
-        parameters=study.report_parameters().model_dump_json(),
-        code=code_hash("report"),
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        parameters=study.report_parameters().model_dump_json(),
+        code=code_hash("report"),
     shell:
         "dmf figures --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
 
@@ -81,12 +81,12 @@ rule report:
         "logs/report.log",
     benchmark:
         "logs/benchmarks/report.tsv"
-    params:
-        parameters=study.report_parameters().model_dump_json(),
-        code=code_hash("report"),
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        parameters=study.report_parameters().model_dump_json(),
+        code=code_hash("report"),
     shell:
         "dmf report --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
 
@@ -100,10 +100,10 @@ rule track:
         "logs/track.log",
     benchmark:
         "logs/benchmarks/track.tsv"
-    params:
-        parameters=study.report_parameters().model_dump_json(),
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        parameters=study.report_parameters().model_dump_json(),
     shell:
         "dmf track --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"

@@ -17,17 +17,17 @@ rule train:
         "logs/train/{dataset}/{configuration}/seed-{seed}.log",
     benchmark:
         "logs/benchmarks/train/{dataset}/{configuration}/seed-{seed}.tsv"
+    threads: study.execution.threads
+    resources:
+        gpu=1 if DEVICES else 0,
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         parameters=lambda wildcards: study.run_parameters(
             wildcards.configuration
         ).model_dump_json(),
         code=code_hash("train"),
         seed=lambda wildcards: int(wildcards.seed),
-    threads: study.execution.threads
-    resources:
-        gpu=1 if DEVICES else 0,
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
     shell:
         "dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
         ' --parameters {params.parameters:q} --execution "$DMF_EXECUTION"'

@@ -8,7 +8,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from dmf.analysis.comparisons import FAMILIES, compare
 from dmf.analysis.figures_style import (
@@ -30,6 +29,7 @@ from dmf.analysis.figures_style import (
 )
 from dmf.analysis.published import published_table
 from dmf.analysis.results import METRICS, factors, paper_dataset
+from dmf.analysis.statistics import paired
 from dmf.analysis.tables import (
     AUXILIARY_LABELS,
     METRIC_LABELS,
@@ -69,16 +69,17 @@ def draw_seeds(material: Material) -> Drawing:
                 markeredgewidth=0.3,
                 alpha=0.85,
             )
-            low, high = mean_interval(values, confidence)
-            axes.plot([low, high], [row, row], color=BLACK, linewidth=1.1, zorder=4)
+            if len(values) > 2:  # of two seeds an interval says nothing and dwarfs the dots
+                mean = paired(values, confidence=confidence)
+                axes.plot([mean.low, mean.high], [row, row], color=BLACK, linewidth=1.1, zorder=4)
             axes.plot(values.mean(), row, marker="|", color=BLACK, markersize=7, zorder=4)
         axes.set_xlabel(f"{METRIC_LABELS[metric]} (%)")
         axes.margins(x=0.06)
     head(figure, material)
     caption = (
-        f"Test scores of {material.label()} after the last epoch. Each dot is one seed; the bar is "
-        f"the mean with its {confidence:.0%} t interval, which treats the seeds as independent. "
-        "Marker: weighting; colour: auxiliary loss."
+        f"Test scores of {material.label()} after the last epoch. Each dot is one seed, the "
+        f"stroke is the mean; from three seeds on with its {confidence:.0%} t interval, which "
+        "treats the seeds as independent. Marker: weighting; colour: auxiliary loss."
     )
     return Drawing(figure, caption, f"Dot plot of the test scores of {len(names)} configurations.")
 
@@ -313,15 +314,6 @@ def draw_agreement(material: Material) -> Drawing:
     )
     alt = "Six scatter plots, one per metric: our mean against the paper's, with the identity line."
     return Drawing(figure, caption, alt)
-
-
-def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the t interval of the mean of ``values``; (mean, mean) for a single value."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, mean
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
-    return mean - reach, mean + reach
 
 
 def _rows_of_configurations(axes: Axes, material: Material, names: list[str]) -> None:

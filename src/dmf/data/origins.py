@@ -46,6 +46,16 @@ def _mendeley(identifier: str, version: int) -> tuple[Web, Web]:
 
 BUSI_SHA256 = "b2ce09f6063a31a73f628b6a6ee1245187cbaec225e93e563735691d68654de7"
 
+PDF_UNET = (
+    "A. Iqbal, M. Sharif: PDF-UNet: A semi-supervised method for segmentation of breast tumor "
+    "images using a U-shaped pyramid-dilated network. Expert Systems with Applications, 2023. "
+    "https://doi.org/10.1016/j.eswa.2023.119718"
+)
+RODRIGUES = (
+    "P. S. Rodrigues: Breast Ultrasound Image. Mendeley Data, V1, 2017. "
+    "https://doi.org/10.17632/wmy84gzngw.1"
+)
+
 # The paper names its sets, but gives addresses of no archive; these are the ones in public use.
 ORIGINS = {
     "busi": Origin(
@@ -67,9 +77,7 @@ ORIGINS = {
         title="BUSC, breast ultrasound images with masks",
         page="https://data.mendeley.com/datasets/vckdnhtw26/1",
         licence="CC BY 4.0, as third parties state",
-        citation=(
-            "A. Iqbal: BUSC dataset. Mendeley Data, V1, 2023. https://doi.org/10.17632/vckdnhtw26.1"
-        ),
+        citation=f"{PDF_UNET}, and {RODRIGUES}",
         images=250,
         places=_mendeley("vckdnhtw26", 1),
     ),
@@ -77,10 +85,7 @@ ORIGINS = {
         title="BUS, synthetic breast ultrasound images",
         page="https://data.mendeley.com/datasets/r4phtn49r7/1",
         licence="CC BY 4.0, as third parties state",
-        citation=(
-            "A. Iqbal: BUS synthetic dataset. Mendeley Data, V1, 2023. "
-            "https://doi.org/10.17632/r4phtn49r7.1"
-        ),
+        citation=PDF_UNET,
         images=500,
         places=(*_mendeley("r4phtn49r7", 1), Kaggle("jocelyndumlao/bus-synthetic-dataset")),
     ),

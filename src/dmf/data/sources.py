@@ -178,7 +178,8 @@ def _origin(source: ArchiveSource | FolderSource) -> Origin | FolderSource:
 
 def _notice(dataset: str, source: ArchiveSource | FolderSource) -> str:
     origin = _origin(source)
-    lines = [f"{dataset}: licence {origin.licence}"]
+    title = f" ({origin.title})" if isinstance(origin, Origin) else ""
+    lines = [f"{dataset}{title}: licence {origin.licence}"]
     if origin.citation:
         lines.append(f"  cite: {origin.citation}")
     if isinstance(origin, Origin):

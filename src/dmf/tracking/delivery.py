@@ -157,7 +157,7 @@ class _Delivery:
         Runs whose tables cannot be read are left out and told in ``problems``.
         """
         existing: dict[str, dict[str, list[Run]]] = {}
-        said = time.monotonic()
+        said, count = time.monotonic(), len(self.delivered)
         wanted = [slot.group for slot in self.slots if slot in new or slot in training]
         for dataset, configuration in dict.fromkeys(wanted):
             group = [run for run in finished if run.slot.group == (dataset, configuration)]
@@ -181,9 +181,9 @@ class _Delivery:
                     yield group
             for slot in going_on:
                 experiment.add_epochs(self.live[slot], read_rows(slot.live_folder / "history.csv"))
-            if time.monotonic() - said > REPORT_SECONDS:
-                self.report(f"MLflow: {len(self.delivered)} runs delivered so far")
-                said = time.monotonic()
+            if len(self.delivered) > count and time.monotonic() - said > REPORT_SECONDS:
+                said, count = time.monotonic(), len(self.delivered)
+                self.report(f"MLflow: {count} runs delivered so far")
 
     def _experiment(self, dataset: str) -> Experiment:
         if self.client is None:
