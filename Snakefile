@@ -29,6 +29,10 @@ except DmfError as error:
 workdir: Path(workflow.basedir) / study.study.workdir
 
 
+# Used only with --software-deployment-method apptainer; the Dockerfile says how to build it.
+container: str(Path(workflow.basedir) / "build/dmf.sif")
+
+
 report: "workflow/report/workflow.rst"
 
 

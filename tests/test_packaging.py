@@ -47,6 +47,11 @@ def test_constraints_hold_names_and_versions_only() -> None:
         assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line), line
 
 
+def test_container_installs_the_project_with_the_same_pins() -> None:
+    recipe = (REPOSITORY / "Dockerfile").read_text()
+    assert "pip install --no-cache-dir --constraint constraints.txt --editable '.[study]'" in recipe
+
+
 def test_conda_environment_installs_the_project_with_the_same_pins() -> None:
     environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
     python, pip, nested = environment["dependencies"]

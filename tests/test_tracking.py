@@ -362,7 +362,7 @@ def test_a_delivery_beside_another_leaves_the_runs_to_it(
     with FileLock("mlflow/.lock"):
         summary = deliver(study, strict=True)
     assert (summary.delivered, summary.failed) == (0, 0)
-    assert "Another `dmf track` is at work" in summary.message
+    assert "Another `dmf track` has been at work" in summary.message
     assert Path("mlflow/tracked.json").exists()
 
 

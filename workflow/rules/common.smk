@@ -3,6 +3,7 @@
 import os
 import sys
 
+from dmf.analysis.figures import expected
 from dmf.code import code_hash
 from dmf.study import run_folder, split_file
 from dmf.training.devices import visible_devices
@@ -10,6 +11,7 @@ from dmf.training.devices import visible_devices
 DATASETS = study.study.datasets
 CONFIGURATIONS = study.study.configurations
 SEEDS = [f"{seed:02d}" for seed in study.seeds]
+FIGURES = [f"reports/figures/{name}" for name in expected(study.report_parameters())]
 
 
 wildcard_constraints:
@@ -74,3 +76,16 @@ def all_metrics(datasets):
 def all_splits(dataset):
     """Return the splits of every seed of the study."""
     return [str(split_file(dataset, seed)) for seed in study.seeds]
+
+
+def figure_output(name):
+    """Return an output that `snakemake --report` shows, by data set."""
+    if not name.endswith(".png"):
+        return name
+    dataset, _, kind = Path(name).stem.partition("-")
+    return report(
+        name,
+        caption="../report/figure.rst",
+        category=f"Figures: {dataset}",
+        labels={"figure": kind.replace("-", " ")},
+    )

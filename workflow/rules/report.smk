@@ -4,23 +4,6 @@ Needs the metrics of every run of the study. Makes reports/results.csv, reports/
 figures, the tables, the page, and mlflow/tracked.json, which lists what MLflow has.
 """
 
-from dmf.analysis.figures import expected
-
-FIGURES = [f"reports/figures/{name}" for name in expected(study.report_parameters())]
-
-
-def figure_output(name):
-    """Return an output that `snakemake --report` shows, by data set."""
-    if not name.endswith(".png"):
-        return name
-    dataset, _, kind = Path(name).stem.partition("-")
-    return report(
-        name,
-        caption="../report/figure.rst",
-        category=f"Figures: {dataset}",
-        labels={"figure": kind.replace("-", " ")},
-    )
-
 
 rule aggregate:
     input:

@@ -118,7 +118,10 @@ class _Delivery:
         except Timeout:
             if not TRACKED.exists():
                 write_json(TRACKED, {})
-            message = f"Another `dmf track` is at work here for over {LOCK_SECONDS} s; left to it."
+            message = (
+                f"Another `dmf track` has been at work here for over {LOCK_SECONDS} s; "
+                "this one leaves the runs to it."
+            )
             return Summary(len(self.delivered), 0, 0, message)
 
     def _deliver(self, live: bool) -> Summary:
@@ -139,7 +142,9 @@ class _Delivery:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             failure = public(lines[0])
             self._forget()
-        write_json(TRACKED, tracked | {store: dict(sorted(done.items()))})
+        notes = tracked | {store: dict(sorted(done.items()))}
+        if notes != tracked:
+            write_json(TRACKED, notes)
         waiting = len(new - self.delivered) if failure else 0
         readable = len(finished) - (len(problems) - damaged)
         return self._summary(readable, waiting, failure, problems)

@@ -1,0 +1,10 @@
+# The environment of `make`, as an image. For clusters with Apptainer:
+#   docker build -t dmf . && apptainer build build/dmf.sif docker-daemon://dmf:latest
+#   snakemake --cores all --software-deployment-method apptainer --apptainer-args --nv
+FROM python:3.11-slim
+RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
+WORKDIR /dmf
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[study]'
+ENV DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1
