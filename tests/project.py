@@ -104,6 +104,13 @@ class Project:
         """Run Snakemake on two cores."""
         return self.run("snakemake", "--cores", "2", *arguments, check=check, **environment)
 
+    def make(self, target: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a target of the Makefile with the tools of the environment that runs the tests."""
+        stamp = self.folder / "build/venv/study.stamp"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+        return self.run("make", target, "VENV=build/venv", check=check)
+
     def runs(self) -> dict[str, int]:
         """Return when the model of every run was last written, in nanoseconds."""
         models = sorted(self.folder.glob("models/*/*/*/model.safetensors"))

@@ -78,7 +78,7 @@ def test_a_second_person_gets_the_same_report_without_training(
     before = second.runs()
     assert set(before) == set(project.runs())
 
-    second.run("make", "adopt", "VENV=/nonexistent", "--assume-old=/nonexistent/study.stamp")
+    second.make("adopt")
     assert "Nothing to be done" in second.snakemake("--", "report").stdout
     assert second.trained_since(before) == set()
     for name in ("reports/results.csv", "reports/index.html", "reports/report.md"):
@@ -92,9 +92,7 @@ def test_a_second_person_gets_the_same_report_without_training(
 def test_results_of_other_parameters_are_never_taken_over(project: Project, tmp_path: Path) -> None:
     work = with_results(project, tmp_path)
     work.change("training", epochs=2)
-    done = work.run(
-        "make", "adopt", "VENV=/nonexistent", "--assume-old=/nonexistent/study.stamp", check=False
-    )
+    done = work.make("adopt", check=False)
     assert done.returncode != 0
     before = work.runs()
     work.run("dvc", "repro", "--quiet")  # no memory of the old parameters, yet nothing false

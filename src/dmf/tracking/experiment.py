@@ -109,9 +109,10 @@ class Experiment:
         kept, delivered = {parent}, set()
         for run in finished:
             known = [r for r in existing if r.data.tags.get("seed") == str(run.slot.seed)]
-            same = [r for r in known if _is_complete(r) and r.data.tags["version"] == run.version]
-            if same:
-                kept.add(same[0].info.run_id)
+            same = [r for r in known if r.data.tags.get("version") == run.version]
+            complete = [r.info.run_id for r in same if _is_complete(r)]
+            if complete:
+                kept.add(complete[0])
                 continue
             begun = live.pop(run.slot, None)
             if begun and begun.run_id not in {r.info.run_id for r in known}:
@@ -128,9 +129,10 @@ class Experiment:
         handled = {str(slot.seed) for slot in (*training, *(run.slot for run in finished))}
         for other in existing:
             tags, run_id = other.data.tags, other.info.run_id
-            if run_id not in kept and (other in parents or tags["seed"] in handled):
+            of_a_seed = tags["kind"] == "run"
+            if run_id not in kept and (not of_a_seed or tags["seed"] in handled):
                 self.client.delete_run(run_id)
-            elif other not in parents and tags.get(PARENT) != parent:
+            elif of_a_seed and tags.get(PARENT) != parent:
                 self.client.set_tag(run_id, PARENT, parent)
         if whole and not (usable and _is_complete(usable)):
             self._finish_parent(parent, finished, members)
