@@ -17,7 +17,7 @@ from dmf.study import Study
 min_version("9.19")
 
 
-configfile: workflow.source_path("params.yaml")
+configfile: str(Path(workflow.basedir) / "params.yaml")
 
 
 try:

@@ -149,13 +149,14 @@ class Experiment:
         """Log one run whole, or the rest of what ``begun`` holds, and end it."""
         history = run.history()
         times, end = run.times(len(history))
+        configuration, seed, tags = run.slot.configuration, run.slot.seed, run.tags()
         agrees = begun is not None and begun.key == run.record["key"]
         if begun and agrees and begun.sent == history[: len(begun.sent)]:
             run_id, sent = begun.run_id, len(begun.sent)
         else:
-            tags = {PARENT: parent}
             start = min(times, default=end)
-            run_id, sent = self._create(run.slot.configuration, run.slot.seed, tags, start), 0
+            run_id, sent = self._create(configuration, seed, {PARENT: parent, **tags}, start), 0
+            tags = {}
         points: list[Point] = [
             (moment, int(row["epoch"]), epoch_metrics(row))
             for moment, row in zip(times, history, strict=True)
@@ -163,7 +164,7 @@ class Experiment:
         # Validation has its curve, whose end is the last epoch's.
         final = {k: v for k, v in run.metrics().items() if not k.startswith("validation/")}
         points.append((end, 0, final))
-        self._log(run_id, points[sent:], run.parameters(), run.tags())
+        self._log(run_id, points[sent:], run.parameters(), tags)
         picture = training_curve(history, str(run.slot))
         if self.artifacts is None:
             self.client.log_text(run_id, picture, CURVE)
