@@ -44,9 +44,10 @@ def row(runs: NDArray[np.float64]) -> audit.Row:
     )
 
 
-QUALITY = st.tuples(
-    st.floats(0.02, 0.4), st.floats(0.3, 0.999), st.floats(0.3, 0.999)
-)  # foreground share, precision, recall
+# Foreground share, precision, recall; false positives cannot be more than there is background.
+QUALITY = st.tuples(st.floats(0.02, 0.4), st.floats(0.3, 0.999), st.floats(0.3, 0.999)).filter(
+    lambda quality: quality[0] * quality[2] * (1 / quality[1] - 1) < 1 - quality[0]
+)
 
 
 @given(st.lists(QUALITY, min_size=2, max_size=20))
