@@ -128,11 +128,10 @@ def test_a_step_never_leaves_the_device(weighting: str, options: dict[str, Any])
     fusion = make(weighting, options).to("meta")
     logits = torch.empty(2, 2, 8, 8, device="meta", requires_grad=True)
     ground_truth = torch.empty(2, 8, 8, device="meta", dtype=torch.uint8)
-    valid = torch.empty(2, device="meta")
     for kind, auxiliary in (("soft", "cb_dice"), ("hard", "focal")):
         segmentation = SegmentationLosses(LOSSES[:3], auxiliary, kind=kind, focal_on="precision")
         with OnlyOn("meta"):
-            fusion(*segmentation(logits, ground_truth, valid)).backward()
+            fusion(*segmentation(logits, ground_truth)).backward()
             base = list(segmentation(logits, ground_truth)[0].unbind())
             fusion(base).backward()
             assert fusion.events.keys()

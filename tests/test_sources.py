@@ -188,8 +188,6 @@ def test_phantoms_are_generated_and_labelled() -> None:
     assert description["synthetic"] is True
     assert description["images"] == 12
     assert raw.read_manifest("phantom")["group"].tolist() == list(range(12))
-    with pytest.raises(DmfError, match="size must be"):
-        get("phantom", images=12, size=512)
 
 
 def test_duplicates_are_in_the_manifest(home: Path) -> None:

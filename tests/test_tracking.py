@@ -4,12 +4,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,21 +15,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 
-import dmf
 from dmf.analysis import results
 from dmf.errors import DmfError
 from dmf.files import write_json
 from dmf.study import Study, run_folder
-from dmf.tracking import Summary, server_command, server_environment, stores, track, tracking_uri
-from dmf.tracking.curve import training_curve
-from mlflow_server import free_port
-from tracked import Stored, check_all_there_once, finished_in, stored_in
+from dmf.tracking import Summary, stores, track
+from tracked import (
+    Stored,
+    check_all_there_once,
+    deliver,
+    environment,
+    finished_in,
+    small_study,
+    stored_in,
+)
 
 from synthetic import make_study, write_study
 
-SOURCES = Path(dmf.__file__).parents[1]
 DATABASE = Path("mlflow/mlflow.db")
 
 
@@ -54,16 +55,6 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Pat
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return root
-
-
-def small_study(**changes: Any) -> Study:
-    return make_study(
-        **{"configurations": ["cb_dice-variance", "fixed"], "seeds": 2, "epochs": 4, **changes}
-    )
-
-
-def deliver(study: Study, **options: Any) -> Summary:
-    return track(study.report_parameters(), report=lambda _: None, **options)
 
 
 def change_score(folder: Path, value: float, key: str | None = None) -> None:
@@ -215,10 +206,6 @@ def script(study: Study) -> list[str]:
     return [sys.executable, "-c", code, study.report_parameters().model_dump_json()]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SOURCES)}
-
-
 def test_a_killed_delivery_is_completed_by_the_next(workdir: Path) -> None:
     study = small_study(seeds=5, epochs=40)
     write_study(workdir, study)
@@ -277,52 +264,6 @@ def test_values_that_are_not_finite_are_left_out(workdir: Path) -> None:
     assert set(run.metrics["loss/iou"]) == {1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_an_unreachable_store_is_told_without_mlflow_or_credentials(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
-) -> None:
-    study = small_study()
-    write_study(workdir, study)
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:secret@127.0.0.1:{port}/x")
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    summary = deliver(study)
-    assert (summary.delivered, summary.failed) == (0, 4)
-    assert f"{scheme}://127.0.0.1:{port}/x" in summary.message
-    assert "nothing answers there" in summary.message
-    assert "`dmf track` delivers the rest" in summary.message
-    tracked = Path("mlflow/tracked.json").read_text()
-    assert "secret" not in summary.message + tracked
-    with pytest.raises(DmfError, match="nothing answers there"):
-        deliver(study, strict=True)
-
-
-def test_a_server_that_never_answers_is_given_up(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = small_study()
-    write_study(workdir, study)
-    monkeypatch.setattr(stores, "SECONDS_TO_ANSWER", 0.2)
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        summary = deliver(study, uri=f"http://127.0.0.1:{mute.getsockname()[1]}")
-    assert summary.failed == 4
-    assert "timed out" in summary.message
-
-
-def test_the_address_is_absolute_or_the_users(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tracking_uri() == f"sqlite:///{workdir}/mlflow/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000/")
-    assert tracking_uri() == "http://team:5000"
-    assert tracking_uri("sqlite:////tmp/x.db") == "sqlite:////tmp/x.db"
-    for wrong in ("./mlruns", "file:///tmp/mlruns", "databricks", "htp://team"):
-        with pytest.raises(DmfError, match="no MLflow server or database"):
-            tracking_uri(wrong)
-
-
 def test_a_stale_mlruns_folder_diverts_nothing(workdir: Path) -> None:
     study = small_study()
     write_study(workdir, study)
@@ -334,36 +275,6 @@ def test_a_stale_mlruns_folder_diverts_nothing(workdir: Path) -> None:
     assert [path.name for path in workdir.rglob("mlruns/**/*")] == ["0", "meta.yaml"]
     folders = {path.name for path in workdir.iterdir()}
     assert folders == {"data", "models", "mlflow", "mlruns"}
-
-
-def test_the_user_interface_is_light_and_refuses_a_taken_port(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = server_command(port=free_port())
-    assert command[command.index("--workers") + 1] == "1"
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert server_environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(DmfError, match=f"port {port} cannot be used"):
-            server_command(port=port)
-    with pytest.raises(DmfError, match="http://team:5000 is a running MLflow server"):
-        server_command("http://team:5000")
-
-
-def test_a_delivery_beside_another_leaves_the_runs_to_it(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = small_study()
-    write_study(workdir, study)
-    monkeypatch.setattr("dmf.tracking.delivery.LOCK_SECONDS", 0.1)
-    with FileLock("mlflow/.lock"):
-        summary = deliver(study, strict=True)
-    assert (summary.delivered, summary.failed) == (0, 0)
-    assert "Another `dmf track` has been at work" in summary.message
-    assert Path("mlflow/tracked.json").exists()
 
 
 class Trainings:
@@ -522,28 +433,3 @@ def test_following_outlives_a_store_that_comes_and_goes(
     assert any("MLflow could not take them: refused" in message for message in said)
     assert any("nothing answers there" in message for message in said)
     check_all_there_once(workdir, study, stored_in(workdir / DATABASE))
-
-
-def test_no_module_of_the_package_imports_mlflow() -> None:
-    code = (
-        "import importlib, pkgutil, sys, dmf\n"
-        "names = [m.name for m in pkgutil.walk_packages(dmf.__path__, 'dmf.')]\n"
-        "for name in names: importlib.import_module(name)\n"
-        "assert 'dmf.training.run' in names and 'dmf.training.engine' in names, names\n"
-        "assert not [m for m in sys.modules if m.split('.')[0] == 'mlflow']\n"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
-
-
-def test_the_training_curve_is_a_picture_with_gaps_where_values_are_not_finite() -> None:
-    nan = float("nan")
-    history = [
-        {"epoch": epoch, "loss_dice": loss, "weight_dice": 0.5, "validation_dice": 0.7}
-        for epoch, loss in enumerate([0.9, nan, 0.5, 0.4], start=1)
-    ]
-    picture = xml.etree.ElementTree.fromstring(training_curve(history, "phantom/<x>"))
-    paths = [element.get("d", "") for element in picture.iter() if element.tag.endswith("path")]
-    assert [(path.count("M"), path.count("L")) for path in paths] == [(2, 1), (1, 3), (1, 3)]
-    assert paths[0].startswith("M0.0 0.0M")  # the highest loss is at the top
-    assert paths[0].endswith(" 150.0")  # the lowest at the bottom
-    xml.etree.ElementTree.fromstring(training_curve([], "a run that diverged at once"))

@@ -1,6 +1,7 @@
 """What MLflow's database holds of a study, read with plain SQL, against the run folders."""
 
 import json
+import os
 import sqlite3
 import statistics
 from contextlib import closing
@@ -10,9 +11,11 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+import dmf
 from dmf.study import Study, run_folder
+from dmf.tracking import Summary, track
 
-from synthetic import METRICS
+from synthetic import METRICS, make_study
 
 SECTIONS = ("loss_", "weighted_", "weight_", "validation_")
 Values = dict[str, dict[int, float]]  # metric → step → value
@@ -38,6 +41,23 @@ class Stored:
     def slot(self) -> tuple[str, str, int | None]:
         seed = self.tags.get("seed")
         return self.tags["dataset"], self.tags["configuration"], None if seed is None else int(seed)
+
+
+def small_study(**changes: Any) -> Study:
+    """Return a study of four short runs, or as ``changes`` say."""
+    return make_study(
+        **{"configurations": ["cb_dice-variance", "fixed"], "seeds": 2, "epochs": 4, **changes}
+    )
+
+
+def deliver(study: Study, **options: Any) -> Summary:
+    """Bring ``study`` into MLflow, quietly."""
+    return track(study.report_parameters(), report=lambda _: None, **options)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that imports this package."""
+    return {**os.environ, "PYTHONPATH": str(Path(dmf.__file__).parents[1])}
 
 
 def stored(connection: Connection) -> list[Stored]:

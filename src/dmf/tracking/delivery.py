@@ -246,7 +246,7 @@ class _Delivery:
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Search MLflow's many short-lived objects for cycles less often: a sixth of its time."""
+    """Search the many objects that MLflow makes and drops for cycles less often: it is slow."""
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)
     try:
