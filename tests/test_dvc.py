@@ -111,6 +111,18 @@ def test_experiments_train_only_what_they_must(project: Project, tmp_path: Path)
     assert run["epochs"] == 2
 
 
+def test_an_experiment_apart_leaves_the_workspace_alone(project: Project, tmp_path: Path) -> None:
+    work = with_results(project, tmp_path)
+    before = work.runs()
+    work.run("dvc", "exp", "run", "--temp", "--quiet", "--name", "apart", "-S", "training.epochs=2")
+    assert work.trained_since(before) == set()
+    shown = json.loads(work.run("dvc", "exp", "show", "--json").stdout)
+    assert "apart" in json.dumps(shown)
+    work.run("dvc", "exp", "apply", "apart")
+    run = json.loads((work.folder / "models/phantom/fixed/seed-00/metrics.json").read_text())
+    assert run["epochs"] == 2
+
+
 def test_one_unreachable_set_does_not_stop_the_others(tmp_path: Path) -> None:
     """`busi` has no archive and no network; `phantom` is made all the same."""
     work = Project.copy(
