@@ -246,7 +246,8 @@ def track(
     from dmf import tracking
 
     given = _report_parameters(parameters, params, overlay)
-    typer.echo(tracking.track(given, follow=follow, strict=strict, report=_say).message)
+    summary = tracking.track(given, follow=follow, strict=strict, report=_say)
+    typer.echo(summary.message, err=bool(summary.failed))
 
 
 @app.command()
