@@ -96,10 +96,7 @@ def _simulate(
     writer = raw.RawWriter(folder, classes=2)
     settings = source.model_dump(include={"seed", "size", "malignant_share"})
     for index in range(source.images):
-        try:
-            image, mask, lesion = phantom.generate(index, **settings)
-        except ValueError as error:
-            raise DmfError(f"a phantom set cannot be made of these parameters: {error}") from None
+        image, mask, lesion = phantom.generate(index, **settings)
         name = f"phantom_{index:04d}"
         writer.add(name, lesion, image, mask.astype(np.uint8), masks=1, source=name)
     return {
