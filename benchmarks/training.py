@@ -1,11 +1,14 @@
 """Images per second of this project's training step against a plain PyTorch loop.
 
-    python benchmarks/training.py [--device cuda] [--rounds 5] [--steps 4] [--threads 1]
+    python benchmarks/training.py [--device cuda] [--rounds 5] [--steps 4] [--threads 2]
+                                  [--keras PYTHON]
 
 Every measurement is a process of its own, the variants take turns, and ratios are taken round by
 round, so that a noisy machine disturbs all of them alike. Writes training-<device>.json and
 training.md in docs/benchmarks/. The plain loop is what people write first: fp32, contiguous images
 from a DataLoader, MONAI's losses, `.item()` at every step; it needs `monai` (see `make test`).
+Keras needs an interpreter with TensorFlow (see `keras_loop.py`). "One job a core" is as many
+trainings of one thread side by side as the others have threads, which is how the study runs.
 """
 
 import argparse
@@ -24,10 +27,12 @@ import numpy as np
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"
 SIZE, BATCH, FILTERS = 128, 32, (32, 64, 128, 256)
 GFLOP_PER_IMAGE = 4.335  # forward and backward of the U-Net at 128 x 128, by torch's flop counter
-VARIANTS = ("plain", "fp32", "bf16", "fp32, default allocator")
+VARIANTS = ("plain", "fp32", "fp32, one job a core", "fp32, default allocator", "bf16")
 LABELS = {
     "plain": "plain PyTorch loop",
+    "keras": "Keras on TensorFlow 2.17, eager",
     "fp32": "this project, fp32",
+    "fp32, one job a core": "this project, fp32, one job a core",
     "bf16": "this project, bf16",
     "fp32, default allocator": "this project, fp32, glibc's default allocator",
 }
@@ -127,19 +132,18 @@ def measure_one(variant: str, device: str, threads: int, steps: int) -> dict[str
     return {"seconds": statistics.median(seconds), "peak_bytes": peak}
 
 
-def matrix_peak(precision: str, threads: int) -> float:
-    """Return the GFLOP/s of a large matrix product on the CPU, the best of five."""
+def matrix_peak(threads: int) -> float:
+    """Return the fp32 GFLOP/s of ``threads`` cores: the best of five large products on one."""
     import torch
 
-    torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.rand(1536, 1536).to(dtype)
+    torch.set_num_threads(1)
+    a = torch.rand(1536, 1536)
     times = []
     for _ in range(5):
         begin = time.perf_counter()
         a @ a
         times.append(time.perf_counter() - begin)
-    return 2 * 1536**3 / min(times) / 1e9
+    return threads * 2 * 1536**3 / min(times) / 1e9
 
 
 def main() -> None:
@@ -150,22 +154,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--keras", metavar="PYTHON", help="interpreter that has TensorFlow")
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure_one(options.one, options.device, options.threads, options.steps)))
         return
+    variants = [*options.variants, *(["keras"] if options.keras else [])]
     rounds: list[dict[str, Any]] = []
     for number in range(options.rounds):
         row = {}
-        for variant in options.variants:
-            command = [sys.executable, __file__, "--one", variant, "--device", options.device]
-            command += ["--steps", str(options.steps), "--threads", str(options.threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[variant] = json.loads(done.stdout.splitlines()[-1])
+        for variant in variants:
+            row[variant] = measure_apart(variant, options)
             print(f"round {number + 1}: {variant}: {row[variant]['seconds']:.3f} s a step")
         rounds.append(row)
     write(options, rounds)
+
+
+def measure_apart(variant: str, options: argparse.Namespace) -> dict[str, float]:
+    """Measure one variant in processes of its own; `seconds` are those of one step of them all."""
+    jobs = options.threads if "one job a core" in variant else 1
+    if variant == "keras":
+        command = [options.keras, str(Path(__file__).with_name("keras_loop.py"))]
+    else:
+        command = [sys.executable, __file__, "--one", variant, "--device", options.device]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads // jobs)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(jobs)]
+    outputs = [job.communicate()[0] for job in started]
+    if any(job.returncode for job in started):
+        raise SystemExit(f"{' '.join(command)} failed")
+    measured = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return {
+        "seconds": 1 / sum(1 / one["seconds"] for one in measured),
+        "peak_bytes": max(one["peak_bytes"] for one in measured),
+    }
 
 
 def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
@@ -182,12 +204,15 @@ def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
         "torch": torch.__version__,
         "load": os.getloadavg()[0],
         "rounds": rounds,
-        "peak_gflops": None
-        if cuda
-        else {p: matrix_peak(p, options.threads) for p in ("fp32", "bf16")},
+        "peak_gflops": None if cuda else matrix_peak(options.threads),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"training-{options.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_page()
+
+
+def write_page() -> None:
+    """Write the page of what all devices measured."""
     page = ["# Training speed", "", (__doc__ or "").split("\n\n")[0], ""]
     page += [
         "The paper's U-Net at 128 × 128, batch 32. Cells are minimum – median – maximum over the",
@@ -205,17 +230,21 @@ def _section(record: dict[str, Any]) -> list[str]:
     lines = [
         f"## {record['device']}{kind}, {record['threads']} thread(s), torch {record['torch']}",
         "",
-        f"{len(rounds)} rounds; load average at the end {record['load']:.1f}.",
+        f"{len(rounds)} rounds; load average at the end {record['load']:.1f}. "
+        + (
+            f"fp32 matrix peak {record['peak_gflops']:.0f} GFLOP/s."
+            if record["peak_gflops"]
+            else ""
+        ),
         "",
-        "| variant | images/s | times the plain loop | GFLOP/s | of matrix peak | peak memory |",
+        "| variant | images/s | times the plain loop | GFLOP/s | of fp32 peak | memory of a job |",
         "|---|---|---|---|---|---|",
     ]
     for variant in rounds[0]:
         rates = [BATCH / row[variant]["seconds"] for row in rounds]
         ratios = [row["plain"]["seconds"] / row[variant]["seconds"] for row in rounds]
         gflops = statistics.median(rates) * GFLOP_PER_IMAGE
-        peak = (record["peak_gflops"] or {}).get("bf16" if variant == "bf16" else "fp32")
-        share = f"{gflops / peak:.0%}" if peak else "–"
+        share = f"{gflops / record['peak_gflops']:.0%}" if record["peak_gflops"] else "–"
         memory = max(row[variant]["peak_bytes"] for row in rounds) / 1e9
         lines.append(
             f"| {LABELS[variant]} | {_spread(rates, 1)} | {_spread(ratios, 2)} | {gflops:.0f} "

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dmf.convolution import Conv2d, ConvTranspose2d
+
 
 class UNet(nn.Module):
     """A U-Net of one convolution per level.
@@ -39,14 +41,14 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         channels = in_channels
         for width in filters:
-            self.down.append(_block(nn.Conv2d(channels, width, 3, padding=1), momentum))
+            self.down.append(_block(Conv2d(channels, width, 3, padding=1), momentum))
             channels = width
         self.up = nn.ModuleList()
         for width in reversed(filters):
-            upsample = nn.ConvTranspose2d(channels, width, 3, stride=2, padding=1, output_padding=1)
+            upsample = ConvTranspose2d(channels, width, 3, stride=2, padding=1, output_padding=1)
             self.up.append(_block(upsample, momentum))
             channels = 2 * width
-        self.head = nn.Conv2d(channels, classes, 1)
+        self.head = Conv2d(channels, classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(module.weight, generator=generator)

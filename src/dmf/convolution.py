@@ -1,0 +1,101 @@
+"""Convolutions whose weight gradient is a matrix product, where that is the faster way.
+
+On a CPU with AVX2 alone the library's weight gradient of a channels-last convolution reaches less
+than half of the speed of a matrix product, and a bias doubles its cost (`docs/benchmarks`).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d with square kernel, stride and padding, zero-padded, without groups."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
+        if not _as_matrix_product(input):
+            return super().forward(input)
+        return _convolve(self, input, (0, 0), transposed=False)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d with square kernel, stride and padding, without groups."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
+        if output_size is not None or not _as_matrix_product(input):
+            return super().forward(input, output_size)
+        return _convolve(self, input, self.output_padding, transposed=True)
+
+
+def _as_matrix_product(input: Tensor) -> bool:
+    return (
+        input.device.type == "cpu"
+        and input.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
+
+
+def _convolve(
+    module: nn.Conv2d | nn.ConvTranspose2d,
+    input: Tensor,
+    output_padding: tuple[int, ...],
+    transposed: bool,
+) -> Tensor:
+    geometry = (module.stride, module.padding, (1, 1), transposed, output_padding, 1)
+    out: Tensor = _Convolution.apply(input, module.weight, module.bias, geometry)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, geometry: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.geometry = geometry
+        return torch.convolution(input, weight, bias, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        stride, padding, _, transposed, _, _ = ctx.geometry
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            of_input = torch.ops.aten.convolution_backward(
+                gradient, input, weight, None, *ctx.geometry, [True, False, False]
+            )[0]
+        coarse, fine = (input, gradient) if transposed else (gradient, input)
+        of_weight = _weight_gradient(coarse, fine, weight.shape[-1], stride[0], padding[0])
+        return of_input, of_weight, gradient.sum((0, 2, 3)), None
+
+
+def _weight_gradient(
+    coarse: Tensor, fine: Tensor, kernel: int, stride: int, padding: int
+) -> Tensor:
+    """Sum over all places of coarse (N, A, h, w) times its window of fine (N, B, H, W).
+
+    Returns (A, B, kernel, kernel). It goes image by image, so that the windows stay in the cache.
+    """
+    height, width = coarse.shape[2:]
+    channels, fine_height, fine_width = fine.shape[1:]
+    padded = fine.new_zeros(
+        max(padding + fine_height, (height - 1) * stride + kernel),
+        max(padding + fine_width, (width - 1) * stride + kernel),
+        channels,
+    )
+    inside = padded[padding : padding + fine_height, padding : padding + fine_width]
+    windows = padded.unfold(0, kernel, stride)[:height].unfold(1, kernel, stride)[:, :width]
+    windows = windows.permute(0, 1, 3, 4, 2)
+    total = coarse.new_zeros(coarse.shape[1], kernel * kernel * channels)
+    for one, other in zip(coarse.permute(0, 2, 3, 1), fine.permute(0, 2, 3, 1), strict=True):
+        inside.copy_(other)
+        total.addmm_(one.flatten(0, 1).t(), windows.reshape(height * width, -1))
+    return total.view(-1, kernel, kernel, channels).permute(0, 3, 1, 2)
