@@ -36,6 +36,21 @@ LABELS = {
     "bf16": "this project, bf16",
     "fp32, default allocator": "this project, fp32, glibc's default allocator",
 }
+# Groups of operations by parts of the names the profiler gives them, CPU and CUDA.
+OPERATIONS = {
+    "convolutions, forward": ("aten::_convolution", "mkldnn_convolution", "fprop"),
+    "convolutions, gradient of the input": ("convolution_backward", "dgrad"),
+    "convolutions, gradient of the weights": (
+        "addmm_",
+        "aten::copy_",
+        "_ConvolutionBackward",
+        "wgrad",
+    ),
+    "batch norm": ("batch_norm", "bn_fw", "bn_bw"),
+    "ReLU": ("threshold_backward", "clamp_min"),
+    "concatenation and sums of gradients": ("aten::cat", "aten::add", "CatArray"),
+    "pooling": ("pool",),
+}
 
 
 def make_data(images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +101,26 @@ def engine_steps(variant: str, device_name: str, threads: int, steps: int) -> li
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    from dmf.study import Study
     from dmf.training import engine
 
     device = torch.device(device_name)
     precision = variant.split(",")[0]
     if "default allocator" in variant:
         engine._keep_freed_memory = lambda: None
+    runner = make_engine(device, threads, precision, steps)
+    seconds = []
+    for epoch in range(1, 4):
+        begin = time.perf_counter()
+        runner.run_epoch(epoch)  # reads the history back, and so waits for the device
+        seconds.append((time.perf_counter() - begin) / steps)
+    return seconds[1:]
+
+
+def make_engine(device: Any, threads: int, precision: str, steps: int) -> Any:
+    """Return the engine of a run of the paper's network, ``steps`` steps an epoch."""
+    from dmf.study import Study
+    from dmf.training import engine
+
     engine.configure(device, threads, precision)
     study = Study.from_mapping(
         {
@@ -101,7 +129,7 @@ def engine_steps(variant: str, device_name: str, threads: int, steps: int) -> li
         }
     )
     pictures, masks = make_data(BATCH * steps)
-    runner = engine.Engine(
+    return engine.Engine(
         study.run_parameters("cb_dice-variance"),
         pictures,
         masks,
@@ -111,12 +139,27 @@ def engine_steps(variant: str, device_name: str, threads: int, steps: int) -> li
         device=device,
         precision=precision,
     )
-    seconds = []
-    for epoch in range(1, 4):
-        begin = time.perf_counter()
-        runner.run_epoch(epoch)  # reads the history back, and so waits for the device
-        seconds.append((time.perf_counter() - begin) / steps)
-    return seconds[1:]
+
+
+def shares(device_name: str, threads: int) -> dict[str, float]:
+    """Return the share of a step's time in each group of operations, by torch's profiler."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device_name == "cuda"
+    runner = make_engine(torch.device(device_name), threads, "bf16" if cuda else "fp32", 4)
+    runner.run_epoch(1)
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=kinds) as profiler:
+        runner.run_epoch(2)
+    found = dict.fromkeys([*OPERATIONS, "everything else"], 0.0)
+    for event in profiler.key_averages():
+        names = (group for group, marks in OPERATIONS.items() if any(m in event.key for m in marks))
+        time_of = event.self_device_time_total if cuda else event.self_cpu_time_total
+        found[next(names, "everything else")] += time_of
+    total = sum(found.values())
+    return {group: spent / total for group, spent in found.items()}
 
 
 def measure_one(variant: str, device: str, threads: int, steps: int) -> dict[str, float]:
@@ -155,8 +198,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--keras", metavar="PYTHON", help="interpreter that has TensorFlow")
-    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one == "shares":
+        print(json.dumps(shares(options.device, options.threads)))
+        return
     if options.one:
         print(json.dumps(measure_one(options.one, options.device, options.threads, options.steps)))
         return
@@ -190,6 +236,16 @@ def measure_apart(variant: str, options: argparse.Namespace) -> dict[str, float]
     }
 
 
+def shares_apart(options: argparse.Namespace) -> dict[str, float]:
+    """Profile a step in a process of its own, as torch's settings are a process's."""
+    command = [sys.executable, __file__, "--one", "shares", "--device", options.device]
+    done = subprocess.run(
+        [*command, "--threads", "1"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
     """Write the measurements as JSON, and all devices' JSON files as one page."""
     import torch
@@ -204,6 +260,7 @@ def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
         "torch": torch.__version__,
         "load": os.getloadavg()[0],
         "rounds": rounds,
+        "shares": shares_apart(options),
         "peak_gflops": None if cuda else matrix_peak(options.threads),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -250,6 +307,8 @@ def _section(record: dict[str, Any]) -> list[str]:
             f"| {LABELS[variant]} | {_spread(rates, 1)} | {_spread(ratios, 2)} | {gflops:.0f} "
             f"| {share} | {memory:.2f} GB |"
         )
+    lines += ["", "Where the time of a step goes (one thread):", "", "| operations | share |"]
+    lines += ["|---|---|", *(f"| {name} | {part:.0%} |" for name, part in record["shares"].items())]
     return [*lines, ""]
 
 

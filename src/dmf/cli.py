@@ -235,6 +235,34 @@ def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overl
 
 
 @app.command()
+def publish(
+    root: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Copy the study's records and report, without images and models, to reports/published/."""
+    from dmf import publish as publishing
+
+    folder = root.resolve() / publishing.FOLDER
+    study = _study(params, overlay)
+    publishing.publish(study, folder / study.study.name)
+    publishing.rebuild(folder / study.study.name, _say)
+
+
+@app.command()
+def rebuild(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Published studies; all, if none is named.")
+    ] = None,
+) -> None:
+    """Write the reports of published studies anew, from the records beside them alone."""
+    from dmf import publish as publishing
+
+    for folder in folders or publishing.published():
+        publishing.rebuild(folder, _say)
+
+
+@app.command()
 def track(
     follow: Annotated[bool, typer.Option(help="Tail running jobs until all are done.")] = False,
     strict: Annotated[bool, typer.Option(help="Fail if the server cannot be reached.")] = False,

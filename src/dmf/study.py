@@ -255,6 +255,7 @@ class Report(Settings):
     samples: Count = 5
     qualitative_seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 150
+    extra_studies: Annotated[str, Field(pattern=r"\{study\}")] = "build/{study}"
 
 
 class Grid(Settings):

@@ -25,8 +25,6 @@ from dmf.analysis.results import departures, histories, paper_dataset, reduction
 from dmf.files import write_text
 from dmf.study import ReportParameters
 
-# Where the extra studies that test an explanation keep their results, by the explanation's name.
-EXTRA_STUDIES = Path("build")
 COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
 
 
@@ -154,7 +152,10 @@ def _explanations(
     results: pd.DataFrame, parameters: ReportParameters
 ) -> dict[str, list[explanations.Explanation]]:
     """Return the explanations by their question, those of every data set together."""
-    others = {name: EXTRA_STUDIES / name / "reports/results.csv" for name in explanations.STUDIES}
+    folders = {
+        name: parameters.report.extra_studies.format(study=name) for name in explanations.STUDIES
+    }
+    others = {name: Path(folder) / "reports/results.csv" for name, folder in folders.items()}
     grouped: dict[str, list[explanations.Explanation]] = {}
     for one in explanations.explain(results, parameters, others):
         grouped.setdefault(one.question, []).append(one)

@@ -17,7 +17,7 @@ from dmf.study import Study
 from dmf.training import devices, engine
 from dmf.training.run import Run, complete_record
 
-STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/training.md
+STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/startup.md
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Published studies: what is copied, and that their reports follow from it alone."""
+
+import re
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmf import publish
+from dmf.errors import DmfError
+from dmf.study import Study
+
+import synthetic
+from conftest import REPOSITORY
+
+PUBLISHED = publish.published(REPOSITORY / publish.FOLDER)
+EMBEDDED = re.compile(r"data:image/png;base64,[\w+/=]+")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of phantom images with a missing run, published."""
+    folder = tmp_path_factory.mktemp("study")
+    study = synthetic.make_study(configurations=["fixed", "none-variance"], seeds=2)
+    synthetic.write_study(folder, study, missing=[("phantom", "fixed", 1)])
+    with chdir(folder):
+        publish.publish(study, folder / "out")
+    publish.rebuild(folder / "out")
+    return folder / "out"
+
+
+def test_neither_images_nor_models_are_copied(copy: Path) -> None:
+    records = {path.suffix for path in copy.rglob("*") if path.is_file()}
+    assert records <= {".csv", ".json", ".yaml", ".md", ".tex", ".html", ".png", ".pdf"}
+    pictures = {path.parent.name for path in [*copy.rglob("*.png"), *copy.rglob("*.pdf")]}
+    assert pictures == {"figures"}
+    assert not list(copy.rglob("*.npz"))
+    captions = (copy / "reports/figures/captions.json").read_text()
+    assert "left_out" in captions
+
+
+def test_the_report_names_what_is_missing(copy: Path) -> None:
+    page = (copy / "reports/index.html").read_text()
+    assert "seed 1: missing" in page
+    assert len(list(copy.glob("models/*/*/*/run.json"))) == 3
+
+
+def test_the_settings_are_the_studys_own(copy: Path) -> None:
+    study = Study.load(copy / publish.STUDY)
+    assert study.study.workdir == "."
+    assert study.study.configurations == ["fixed", "none-variance"]
+
+
+def test_publishing_again_replaces_what_was_there(copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(copy, tmp_path / "work")
+    (tmp_path / "out/models").mkdir(parents=True)
+    (tmp_path / "out/models/stranger.csv").touch()
+    study = Study.load(copy / publish.STUDY)
+    with chdir(tmp_path / "work"):
+        publish.publish(study, tmp_path / "out")
+    assert not (tmp_path / "out/models/stranger.csv").exists()
+    assert len(list(tmp_path.glob("out/models/*/*/*/history.csv"))) == 3
+
+
+def test_a_study_without_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/kept").touch()
+    with pytest.raises(DmfError, match="no finished run of the study 'synthetic'"):
+        publish.publish(synthetic.make_study(), tmp_path / "out")
+    assert (tmp_path / "out/kept").exists()
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
+def test_committed_reports_follow_from_the_committed_records(folder: Path, tmp_path: Path) -> None:
+    """Figures may differ in a few pixels between machines, everything else in nothing."""
+    for other in PUBLISHED:  # a report also reads the studies beside it
+        shutil.copytree(other, tmp_path / other.name)
+    mine = tmp_path / folder.name
+    shutil.rmtree(mine / "reports")
+    publish.rebuild(mine)
+
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(mine) for path in mine.rglob("*") if path.is_file()}
+    for name in sorted(names):
+        if name.suffix == ".png":
+            assert difference(folder / name, mine / name) < 1, name
+        elif name.suffix != ".pdf":
+            texts = ((path / name).read_text() for path in (folder, mine))
+            committed, rebuilt = (EMBEDDED.sub("", text) for text in texts)
+            assert committed == rebuilt, name
+
+
+def difference(one: Path, other: Path) -> float:
+    """Return the mean difference of two pictures in grey levels of 255; infinite by size."""
+    first, second = (
+        np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (one, other)
+    )
+    return float(np.abs(first - second).mean()) if first.shape == second.shape else float("inf")
