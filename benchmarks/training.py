@@ -307,6 +307,14 @@ def _section(record: dict[str, Any]) -> list[str]:
             f"| {LABELS[variant]} | {_spread(rates, 1)} | {_spread(ratios, 2)} | {gflops:.0f} "
             f"| {share} | {memory:.2f} GB |"
         )
+    if record["peak_gflops"]:
+        plain = BATCH / statistics.median(row["plain"]["seconds"] for row in rounds)
+        bound = record["peak_gflops"] / (plain * GFLOP_PER_IMAGE)
+        lines += [
+            "",
+            f"A step that only multiplied, at the fp32 peak, would be {bound:.1f} times as fast as",
+            "the plain loop; beyond that only native bf16 can go.",
+        ]
     lines += ["", "Where the time of a step goes (one thread):", "", "| operations | share |"]
     lines += ["|---|---|", *(f"| {name} | {part:.0%} |" for name, part in record["shares"].items())]
     return [*lines, ""]

@@ -18,7 +18,8 @@ from dmf.study import Study, run_folder
 
 FOLDER = Path("reports/published")
 STUDY = "study.yaml"
-_OF_A_RUN = ("run.json", "metrics.json", "history.csv", "timing.csv")
+# Not timing.csv: it says as much about what else the machine did as about the run.
+_OF_A_RUN = ("run.json", "metrics.json", "history.csv")
 _OF_A_SET = ("data/filtered/{}.json", "data/raw/{}/manifest.json")
 
 
