@@ -3,6 +3,7 @@
 #   make test     the tests
 #   make paper    the paper's study (snakemake --cores all)
 #   make explanations   the extra studies that the report's explanations ask for
+#   make published      the reports in reports/published, rebuilt from the records beside them
 #   make ui       the MLflow pages over the runs (STUDY=config/demo.yaml for the demo's)
 #   make adopt    after git clone and dvc pull: take over the results, train nothing
 #   make lint     ruff, mypy, snakefmt, snakemake --lint
@@ -18,7 +19,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test paper explanations ui adopt lint clean environment
+.PHONY: demo test paper explanations published ui adopt lint clean environment
 
 environment: $(VENV)/study.stamp
 
@@ -53,6 +54,9 @@ explanations: $(VENV)/study.stamp
 	    snakemake --cores all --configfile config/$$study.yaml -- aggregate; \
 	done
 	snakemake --cores all --forcerun report -- report
+
+published: $(VENV)/study.stamp
+	dmf rebuild
 
 ui: $(VENV)/study.stamp
 	dmf ui --overlay $(STUDY)

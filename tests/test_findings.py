@@ -44,7 +44,8 @@ def _quotations(path: Path) -> list[str]:
         lines = [line.removeprefix(">").strip() for line in block.splitlines()]
         rows = [line for line in lines if line.startswith("|")]
         found += [row for row in rows if set(row) - set("|-: ")]
-        found += [part for part in "\n".join(x for x in lines if x not in rows).split("\n\n") if part]
+        words = "\n".join(line for line in lines if line not in rows)
+        found += [part for part in words.split("\n\n") if part.strip()]
     return found
 
 
