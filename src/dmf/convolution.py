@@ -74,7 +74,8 @@ class _Convolution(torch.autograd.Function):
             )[0]
         coarse, fine = (input, gradient) if transposed else (gradient, input)
         of_weight = _weight_gradient(coarse, fine, weight.shape[-1], stride[0], padding[0])
-        return of_input, of_weight, gradient.sum((0, 2, 3)), None
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return of_input, of_weight, of_bias, None
 
 
 def _weight_gradient(

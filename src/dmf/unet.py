@@ -78,5 +78,9 @@ class UNet(nn.Module):
 
 
 def _block(convolution: nn.Conv2d | nn.ConvTranspose2d, momentum: float) -> nn.Sequential:
+    # Batch norm takes any constant away again, so the gradient of the bias is zero. What rounding
+    # leaves of it Adam would blow up to full steps, too fast for the running means to follow.
+    assert convolution.bias is not None
+    convolution.bias.requires_grad_(False)
     norm = nn.BatchNorm2d(convolution.out_channels, eps=1e-3, momentum=1 - momentum)
     return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
