@@ -1,6 +1,7 @@
 """Device slots: never two trainings on one, and none lost."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,7 +12,17 @@ import pytest
 
 from dmf.errors import DmfError
 from dmf.study import Execution
-from dmf.training.devices import device_names, lease, visible_devices
+from dmf.training.devices import device_names, lease, slot_folder, visible_devices
+
+# Waits for a slot of the devices it is given, as `dmf train` does, and says which one it holds.
+SLURM_JOB = """
+import os, sys, time
+from dmf.study import Execution
+from dmf.training.devices import device_names, lease
+with lease(device_names(Execution(device="cuda")), 1) as name:
+    print(os.environ["SLURM_JOB_ID"], name, flush=True)
+    time.sleep(60)
+"""
 
 HOLDER = """
 import sys, time
@@ -92,3 +103,53 @@ def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
     for job in jobs[1:]:
         job.kill()
         job.wait()
+
+
+def slurm_job(number: int, device: str, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SLURM_JOB],
+        env={
+            **os.environ,
+            "TMPDIR": str(folder),
+            "SLURM_JOB_ID": str(number),
+            "CUDA_VISIBLE_DEVICES": device,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_jobs_of_slurm_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """SLURM gave each of them a GPU: two see theirs as number 0, the third by its real number."""
+    jobs = [slurm_job(*given, tmp_path) for given in ((7, "0"), (8, "0"), (9, "1"))]
+    try:
+        said = [job.stdout.readline().split() for job in jobs if job.stdout]
+        assert said == [["7", "0"], ["8", "0"], ["9", "1"]]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+
+
+def test_trainings_of_one_slurm_job_share_its_device(tmp_path: Path) -> None:
+    """Also after a kill: the second takes the slot when, and only when, the first is gone."""
+    first = slurm_job(7, "0", tmp_path)
+    assert first.stdout is not None
+    assert first.stdout.readline().split() == ["7", "0"]
+    second = slurm_job(7, "0", tmp_path)
+    assert second.stdout is not None
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(2)
+        assert select.select([second.stdout], [], [], 0) == ([], [], [])
+        first.kill()
+        assert second.stdout.readline().split() == ["7", "0"]
+    finally:
+        for job in (first, second):
+            job.kill()
+            job.communicate()
+
+
+def test_slots_outside_slurm_are_shared_by_all_studies_of_a_user() -> None:
+    assert slot_folder({}) == slot_folder({"CUDA_VISIBLE_DEVICES": "0"})
+    assert slot_folder({"SLURM_JOB_ID": "7"}) != slot_folder({})

@@ -32,7 +32,7 @@ def requirements(*extras: str) -> list[Requirement]:
 
 
 def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
-    for requirement in requirements("study", "dev"):
+    for requirement in requirements("study", "cluster", "dev"):
         version = PINS[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(Version(version)), requirement
 
@@ -47,8 +47,15 @@ def test_constraints_hold_names_and_versions_only() -> None:
         assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line), line
 
 
+def test_the_tests_have_what_a_cluster_has() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(extras["cluster"]) <= set(extras["dev"])
+
+
 def test_container_installs_the_project_with_the_same_pins() -> None:
+    """And pip sees the index of wheels without CUDA, if the build names it."""
     recipe = (REPOSITORY / "Dockerfile").read_text()
+    assert "ARG PIP_EXTRA_INDEX_URL\nRUN pip install" in recipe
     assert "pip install --no-cache-dir --constraint constraints.txt --editable '.[study]'" in recipe
 
 
@@ -57,7 +64,7 @@ def test_conda_environment_installs_the_project_with_the_same_pins() -> None:
     python, pip, nested = environment["dependencies"]
     assert python == "python" + PROJECT["project"]["requires-python"]
     assert pip == "pip"
-    assert nested == {"pip": ["--constraint constraints.txt", "--editable .[study]"]}
+    assert nested == {"pip": ["--constraint constraints.txt", "--editable .[study,cluster]"]}
 
 
 @pytest.mark.parametrize("step", [name for name in STEP_FILES if name != "card"])

@@ -1,4 +1,4 @@
-"""Deliveries to an MLflow server over PostgreSQL, which is stopped in between."""
+"""Deliveries to an MLflow server over PostgreSQL; database and server are stopped in between."""
 
 import os
 import shutil
@@ -6,13 +6,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dmf.study import run_folder
 from dmf.tracking import Summary, track
 from mlflow_server import Server, free_port
 from tracked import check_all_there_once, stored
@@ -75,6 +76,13 @@ def postgresql() -> Iterator[PostgreSQL]:
             shutil.rmtree(folder)
 
 
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_team_server_whose_database_stops_holds_every_metric_once_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL
 ) -> None:
@@ -87,6 +95,24 @@ def test_a_team_server_whose_database_stops_holds_every_metric_once_in_the_end(
         with closing(psycopg2.connect(postgresql.uri)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'")
             return int(cursor.fetchone()[0])
+
+    def epochs_shown() -> int:
+        with closing(psycopg2.connect(postgresql.uri)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM metrics WHERE key = 'loss/total' AND run_uuid IN "
+                "(SELECT run_uuid FROM runs WHERE status = 'RUNNING'"
+                " AND lifecycle_stage = 'active' AND name LIKE 'cb_dice%')"
+            )
+            return int(cursor.fetchone()[0])
+
+    def show(configuration: str, epochs: int) -> None:
+        """Lay the live copy of a training of seed 6 that has come so far."""
+        place = run_folder("phantom", configuration, 6)
+        live = tmp_path / ".checkpoints" / place.relative_to("models")
+        live.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "done" / place / "run.json", live)
+        rows = (tmp_path / "done" / place / "history.csv").read_text().splitlines(keepends=True)
+        (live / "history.csv").write_text("".join(rows[: 1 + epochs]))
 
     said: list[Summary] = []
 
@@ -110,6 +136,26 @@ def test_a_team_server_whose_database_stops_holds_every_metric_once_in_the_end(
         deliver()
         assert (said[1].failed, said[1].delivered + said[1].already_there) == (0, 12)
         assert said[1].already_there >= 3
+
+        # A seed more, followed while it trains; now the server itself is killed in between.
+        study = make_study(configurations=["cb_dice-variance", "fixed"], seeds=7, epochs=60)
+        write_study(tmp_path / "done", study)
+        delivery = threading.Thread(target=deliver, kwargs={"follow": True, "interval": 0.2})
+        show("cb_dice-variance", 20)
+        delivery.start()
+        wait(lambda: epochs_shown() == 20)
+        server.kill()
+        show("cb_dice-variance", 40)
+        show("fixed", 10)
+        time.sleep(1)
+        server.start(tmp_path / "restarted.log")
+        wait(lambda: epochs_shown() == 40)
+        for configuration in study.study.configurations:
+            place = run_folder("phantom", configuration, 6)
+            shutil.copytree(tmp_path / "done" / place, tmp_path / place)
+        delivery.join(120)
+        assert not delivery.is_alive()
+        assert said[2].failed == 0
     finally:
         server.kill()
     with closing(psycopg2.connect(postgresql.uri)) as connection:

@@ -1,9 +1,13 @@
 """The real Snakemake on a tiny study: what runs, what does not, and what people see."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from dmf.study import paper_configurations
 
 from project import Project
 
@@ -47,6 +51,15 @@ def test_the_whole_chain_leaves_what_it_promises(project: Project) -> None:
 
 def test_a_second_time_there_is_nothing_to_do(project: Project) -> None:
     assert NOTHING in project.snakemake().stdout
+
+
+def test_a_file_system_with_coarse_time_stamps_makes_nothing_run_again(project: Project) -> None:
+    """A shared file system may round times down, to two seconds in the worst case."""
+    for path in project.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            seconds = int(path.stat().st_mtime) // 2 * 2
+            os.utime(path, (seconds, seconds))
+    assert NOTHING in project.snakemake("-n").stdout
 
 
 def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
@@ -150,9 +163,53 @@ def test_one_diverging_configuration_does_not_hide_the_report(fresh: Project) ->
     assert "diverged" in (fresh.folder / "reports/report.md").read_text()
 
 
-def test_gpu_jobs_are_limited_to_the_devices_there_are(fresh: Project) -> None:
+# In place of `dmf train`: takes a slot of a device as the real one does, but trains nothing.
+PRETENDER = """#!{python}
+import sys, time
+from pathlib import Path
+from dmf.study import Execution, run_folder
+from dmf.training.devices import device_names, lease
+dataset, configuration, seed, *options = sys.argv[2:]
+execution = Execution.model_validate_json(options[options.index("--execution") + 1])
+def say(*words):
+    with open("slots.log", "a") as log:
+        print(*words, file=log)
+say("start")
+with lease(device_names(execution), execution.slots) as device:
+    say("take", device)
+    time.sleep(0.5)
+    say("give", device)
+(run_folder(dataset, configuration, int(seed)) / "metrics.json").write_text("{{}}")
+say("end")
+"""
+
+
+def test_trainings_are_limited_to_the_slots_of_the_devices_there_are(fresh: Project) -> None:
+    fresh.snakemake("--", "filter_phantom", "split_phantom")
     fresh.change("execution", device="auto", slots=2)
-    with_two = fresh.snakemake("-n", CUDA_VISIBLE_DEVICES="0,1").stdout
-    assert "gpu=1" in with_two
-    without = fresh.snakemake("-n", CUDA_VISIBLE_DEVICES="").stdout
-    assert "gpu=1" not in without
+    fresh.change("study", configurations=paper_configurations())
+    pretender = fresh.folder / "bin/dmf"
+    pretender.parent.mkdir()
+    pretender.write_text(PRETENDER.format(python=sys.executable))
+    pretender.chmod(0o755)
+    path = f"{pretender.parent}:{fresh.environment()['PATH']}"
+    command = ("snakemake", "--cores", "16", "--", "train_phantom")
+    fresh.run(*command, PATH=path, CUDA_VISIBLE_DEVICES="0,1", TMPDIR=str(fresh.folder))
+
+    running, most = 0, 0
+    held = {"0": 0, "1": 0}
+    for line in (fresh.folder / "slots.log").read_text().splitlines():
+        event, *device = line.split()
+        running += {"start": 1, "end": -1}.get(event, 0)
+        most = max(most, running)
+        for name in device:
+            held[name] += 1 if event == "take" else -1
+            assert held[name] <= 2
+    assert (running, most) == (0, 4)
+
+
+def test_the_workstation_profile_wants_a_gpu_before_anything_runs(fresh: Project) -> None:
+    command = ("snakemake", "--profile", "profiles/gpu", "-n", "--", "train_phantom")
+    refused = fresh.run(*command, check=False, CUDA_VISIBLE_DEVICES="")
+    assert "execution.device = 'cuda', but no NVIDIA device is visible" in refused.stdout
+    assert "rule train" in fresh.run(*command, CUDA_VISIBLE_DEVICES="0").stdout

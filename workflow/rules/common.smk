@@ -6,7 +6,7 @@ import sys
 from dmf.analysis.figures import expected
 from dmf.code import code_hash
 from dmf.study import run_folder, split_file
-from dmf.training.devices import visible_devices
+from dmf.training.devices import device_names
 
 DATASETS = study.study.datasets
 CONFIGURATIONS = study.study.configurations
@@ -31,10 +31,23 @@ envvars:
     "DMF_EXECUTION",
 
 
-# One job asks for one slot. Without a limit, `--cores all` would start as many as there are cores.
-DEVICES = [] if study.execution.device == "cpu" else visible_devices()
-if DEVICES and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", len(DEVICES) * study.execution.slots)
+# A training takes one slot. Without a limit, `--cores all` would start as many as there are cores.
+# profiles/slurm counts slots in each allocation, whose devices are SLURM's business.
+if not workflow.resource_scopes.is_local("slot"):
+    try:
+        devices = device_names(study.execution)
+    except DmfError as error:
+        raise WorkflowError(str(error)) from None
+    if devices and "slot" not in workflow.global_resources:
+        workflow.register_resource("slot", len(devices) * study.execution.slots)
+
+
+# On a cluster these stay where Snakemake runs: they need the internet, or take but a moment.
+localrules:
+    download,
+    split,
+    card,
+    track,
 
 
 # Without its metadata Snakemake cannot see that a parameter changed, and would take results that lie

@@ -39,7 +39,7 @@ rule figures:
         mem_mb=2000,
         runtime=60,
     params:
-        parameters=study.report_parameters().model_dump_json(),
+        parameters=lambda wildcards: study.report_parameters().model_dump_json(),
         code=code_hash("report"),
     shell:
         "dmf figures --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
@@ -68,7 +68,7 @@ rule report:
         mem_mb=2000,
         runtime=60,
     params:
-        parameters=study.report_parameters().model_dump_json(),
+        parameters=lambda wildcards: study.report_parameters().model_dump_json(),
         code=code_hash("report"),
     shell:
         "dmf report --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
@@ -87,6 +87,6 @@ rule track:
         mem_mb=2000,
         runtime=60,
     params:
-        parameters=study.report_parameters().model_dump_json(),
+        parameters=lambda wildcards: study.report_parameters().model_dump_json(),
     shell:
         "dmf track --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"

@@ -19,19 +19,21 @@ rule train:
         "logs/benchmarks/train/{dataset}/{configuration}/seed-{seed}.tsv"
     threads: study.execution.threads
     resources:
-        gpu=1 if DEVICES else 0,
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        slot=1,
+        mem_mb=lambda wildcards, attempt: 3000 * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: 240 * 2 ** (attempt - 1),
     params:
         parameters=lambda wildcards: study.run_parameters(
             wildcards.configuration
         ).model_dump_json(),
         code=code_hash("train"),
         seed=lambda wildcards: int(wildcards.seed),
+    # A scheduler that ends a job signals every process of it. `exec` and the trap leave the training
+    # the time to save its checkpoint: no shell dies before it.
     shell:
-        "dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
+        "exec dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
         ' --parameters {params.parameters:q} --execution "$DMF_EXECUTION"'
-        " > {log} 2> >(tee -a {log} >&2)"
+        " > {log} 2> >(trap '' INT TERM; exec tee -a {log} >&2)"
 
 
 for dataset in DATASETS:

@@ -50,9 +50,15 @@ def device_names(execution: Execution, environment: Mapping[str, str] = os.envir
     return names
 
 
-def slot_folder() -> Path:
-    """Return the folder of this machine's slot locks, shared by all studies of a user."""
-    return Path(tempfile.gettempdir()) / f"dmf-device-slots-{os.getuid()}"
+def slot_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of this machine's slot locks, shared by all studies of a user.
+
+    A job of SLURM has a folder of its own: nobody else may use its devices, and where they are
+    confined every job calls its first one 0.
+    """
+    job = environment.get("SLURM_JOB_ID")
+    name = f"dmf-device-slots-{os.getuid()}" + (f"-slurm-{job}" if job else "")
+    return Path(tempfile.gettempdir()) / name
 
 
 @contextmanager
