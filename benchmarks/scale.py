@@ -154,17 +154,18 @@ def render(found: dict[str, Any]) -> str:
         if name == "execution":  # its time does not lie on a line: see the next row
             cells.append("")
         else:
-            seconds = on_paper(small, large, a["seconds"], b["seconds"])
+            seconds = on_paper(small, large, a["processor_seconds"], b["processor_seconds"])
             memory = on_paper(small, large, a["peak_mib"], b["peak_mib"])
-            cells.append(f"{seconds:.0f} s, {memory / 1024:.1f} GiB")
+            cells.append(f"{seconds:.0f} s processor, {memory / 1024:.1f} GiB")
         lines.append(f"| {meaning} | {' | '.join(cells)} |")
+    spent = "processor_seconds"
     a, b = (
-        1000 * (case["execution"]["seconds"] - case["dry_run"]["seconds"]) / case["jobs"]
+        1000 * (case["execution"][spent] - case["dry_run"][spent]) / case["jobs"]
         for case in (small, large)
     )
     lines.append(
-        f"| one job, without what it computes | {a:.0f} ms | {b:.0f} ms | "
-        f"{on_paper(small, large, a, b):.0f} ms |"
+        f"| one job, without what it computes | {a:.0f} ms processor | {b:.0f} ms processor | "
+        f"{on_paper(small, large, a, b):.0f} ms processor |"
     )
     a, b = small["metadata_mib"], large["metadata_mib"]
     lines += [
