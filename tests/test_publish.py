@@ -65,6 +65,22 @@ def test_publishing_again_replaces_what_was_there(copy: Path, tmp_path: Path) ->
     assert len(list(tmp_path.glob("out/models/*/*/*/history.csv"))) == 3
 
 
+def test_a_full_disk_leaves_what_was_published(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/kept").touch()
+    monkeypatch.chdir(copy)
+
+    def full(*paths: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(DmfError, match=r"No space left on device.*still there"):
+        publish.publish(Study.load(copy / publish.STUDY), tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept"]
+
+
 def test_a_study_without_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()

@@ -1,7 +1,7 @@
 """Convolutions whose weight gradient is a matrix product, where that is the faster way.
 
-On a CPU with AVX2 alone the library's weight gradient of a channels-last convolution reaches less
-than half of the speed of a matrix product, and a bias doubles its cost (`docs/benchmarks`).
+On a CPU with AVX2 alone the library takes longer for the weight gradient of a channels-last
+convolution than copying its windows out and multiplying does (`benchmarks/training.py`).
 """
 
 from typing import Any

@@ -5,6 +5,7 @@ of params.yaml and only the small files of each run. Whatever reports on a study
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -27,18 +28,29 @@ def publish(study: Study, target: Path) -> None:
     """Copy the records of ``study`` from the working directory to ``target``.
 
     What ``target`` held before is replaced, runs of an unfinished study may be missing. Raises
-    DmfError if no run is finished, and leaves ``target`` alone then.
+    DmfError if no run is finished or the disk refuses the copy, and leaves ``target`` alone then.
     """
     files = list(_records(study))
     if not any(path.name == "run.json" for path in files):
         raise DmfError(f"{Path.cwd()} holds no finished run of the study {study.study.name!r}")
-    shutil.rmtree(target, ignore_errors=True)
-    for path in files:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / path)
     settings = study.model_dump(mode="json")
     settings["study"]["workdir"] = "."
-    write_text(target / STUDY, yaml.safe_dump(settings, sort_keys=False))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as beside:
+        copy = Path(beside) / target.name
+        try:
+            for path in files:
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy / path)
+        except OSError as error:
+            raise DmfError(
+                f"{target}: could not be written ({error.strerror or error}). Free some space or "
+                "check the permissions; what was published before is still there."
+            ) from error
+        write_text(copy / STUDY, yaml.safe_dump(settings, sort_keys=False))
+        if target.exists():
+            shutil.rmtree(target)
+        copy.rename(target)
 
 
 def rebuild(folder: Path, report: Callable[[str], None] = print) -> None:
