@@ -12,9 +12,10 @@ from PIL import Image
 from dmf import publish
 from dmf.errors import DmfError
 from dmf.study import Study
+from dmf.training.run import Run, train
 
 import synthetic
-from conftest import REPOSITORY
+from conftest import REPOSITORY, StudyMaker
 
 PUBLISHED = publish.published(REPOSITORY / publish.FOLDER)
 EMBEDDED = re.compile(r"data:image/png;base64,[\w+/=]+")
@@ -63,6 +64,37 @@ def test_publishing_again_replaces_what_was_there(copy: Path, tmp_path: Path) ->
         publish.publish(study, tmp_path / "out")
     assert not (tmp_path / "out/models/stranger.csv").exists()
     assert len(list(tmp_path.glob("out/models/*/*/*/history.csv"))) == 3
+
+
+def test_a_study_can_be_finished_in_pieces(tiny_study: StudyMaker) -> None:
+    """What was published counts as done; runs of other parameters do not."""
+    one, two = tiny_study(), tiny_study(study={"seeds": 2})
+    first, second = (Path(f"models/phantom/fixed/seed-0{seed}/metrics.json") for seed in (0, 1))
+    assert publish.left(two, Path("out")) == [first, second]
+
+    train(Run("phantom", "fixed", 0, one.run_parameters("fixed")), one.execution, quiet)
+    publish.publish(one, Path("out"), quiet)
+    shutil.rmtree("models")  # on another machine
+    assert publish.left(two, Path("out")) == [second]
+
+    train(Run("phantom", "fixed", 1, two.run_parameters("fixed")), two.execution, quiet)
+    said: list[str] = []
+    publish.publish(two, Path("out"), said.append)
+    assert said == ["out: 1 runs from here, 1 from before"]
+    assert publish.left(two, Path("elsewhere")) == [first]
+    publish.rebuild(Path("out"), quiet)
+    page = Path("out/reports/report.md").read_text()
+    assert "2 of 2 runs complete" in page
+
+    longer = tiny_study(training={"epochs": 4})
+    assert publish.left(longer, Path("out")) == [first]
+    train(Run("phantom", "fixed", 0, longer.run_parameters("fixed")), longer.execution, quiet)
+    publish.publish(longer, Path("out"), said.append)
+    assert said[-1].endswith("0 from before, 1 left out: not what this study would train")
+
+
+def quiet(line: str) -> None:
+    pass
 
 
 def test_a_full_disk_leaves_what_was_published(

@@ -41,6 +41,7 @@ Overlay = Annotated[
     list[Path] | None, typer.Option("--overlay", help="Laid over the study, e.g. config/demo.yaml.")
 ]
 Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
+Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
 ROOT_PARAMS = Path("params.yaml")
 
 
@@ -235,8 +236,23 @@ def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overl
 
 
 @app.command()
+def left(
+    root: Root = Path(),
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """List the results that neither this machine nor reports/published/ has."""
+    from dmf import publish as publishing
+
+    folder = root.resolve() / publishing.FOLDER
+    study = _study(params, overlay)
+    for path in publishing.left(study, folder / study.study.name):
+        typer.echo(path)
+
+
+@app.command()
 def publish(
-    root: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
+    root: Root = Path(),
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
@@ -245,7 +261,7 @@ def publish(
 
     folder = root.resolve() / publishing.FOLDER
     study = _study(params, overlay)
-    publishing.publish(study, folder / study.study.name)
+    publishing.publish(study, folder / study.study.name, _say)
     publishing.rebuild(folder / study.study.name, _say)
 
 
