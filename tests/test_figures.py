@@ -182,7 +182,7 @@ def test_without_models_there_is_a_placeholder_that_says_so(tmp_path: Path) -> N
         table = results.collect(parameters.grid, partial=False)
         entries = figures.write_all(table, parameters, Path("figures"))
     # Fixed weights alone: nothing adapts, nothing to compare, no auxiliary.
-    assert [entry.kind for entry in entries] == ["qualitative", "seeds", "train-test"]
+    assert [entry.kind for entry in entries] == ["qualitative", "curves", "seeds", "train-test"]
     left_out = {entry.kind: entry.left_out for entry in entries if entry.left_out}
     assert left_out == {"qualitative": "no model of seed 0 is here"}
     assert (tmp_path / "figures/phantom-qualitative.png").stat().st_size > 0
@@ -231,6 +231,19 @@ def test_differences_are_those_of_the_comparisons(study: Study) -> None:
     expected = {round(100 * value, 6) for value in table.loc[table["n"] > 0, "difference"]}
     assert len(expected) > 3
     assert drawn == expected
+
+
+def test_learning_curves_are_means_over_the_completed_seeds(study: Study) -> None:
+    data = material(study)
+    panels = {axes.get_title(): axes for axes in figures_extra.draw_curves(data).figure.axes}
+    assert list(panels) == ["Tversky", "Focal", "CB-Dice", "No auxiliary"]
+    history = data.histories[data.histories["configuration"] == "cb_dice-mad"]
+    expected = 100 * history.groupby("epoch")["validation_dice"].mean()
+    assert len(expected) == 6
+    drawn = [np.asarray(line.get_ydata()) for line in panels["CB-Dice"].lines]
+    assert len(drawn) == 2
+    assert sum(np.allclose(line, expected) for line in drawn) == 1
+    assert all(len(np.ravel(line.get_ydata())) == 0 for line in panels["Focal"].lines)  # diverged
 
 
 def test_agreement_sets_our_means_against_the_papers(study: Study) -> None:

@@ -1,4 +1,4 @@
-"""Figures the paper does not have: seeds, differences, gamma, training scores, agreement."""
+"""Figures the paper does not have: what explains and qualifies its tables."""
 
 from typing import Any
 
@@ -17,6 +17,7 @@ from dmf.analysis.figures_style import (
     GREY,
     SKY,
     VERMILION,
+    WEIGHTING_COLOURS,
     WEIGHTING_MARKERS,
     WIDTH,
     Drawing,
@@ -26,6 +27,7 @@ from dmf.analysis.figures_style import (
     head,
     marker,
     over_epochs,
+    weighting_label,
 )
 from dmf.analysis.published import published_table
 from dmf.analysis.results import METRICS, factors, paper_dataset
@@ -41,6 +43,47 @@ from dmf.analysis.tables import (
 SEEDS_METRICS = ("dice", "cb_dice", "foreground_dice")
 TRAIN_TEST_METRICS = ("dice", "cb_dice")
 ROW_HEIGHT = 0.19  # inches per configuration
+
+
+def draw_curves(material: Material) -> Drawing:
+    """Draw the validation Dice after every epoch: a panel per auxiliary, a line per weighting."""
+    history = material.histories
+    if "validation_dice" not in history:
+        raise NothingToDraw("no run has a history")
+    grouped: dict[str, list[str]] = {}
+    for name in material.configurations():
+        grouped.setdefault(factors(name)[0], []).append(name)
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    panels = figure.subplots(1, len(grouped), sharey=True, squeeze=False)[0]
+    handles = {}
+    for axes, (auxiliary, names) in zip(panels, grouped.items(), strict=True):
+        for name in names:
+            status = material.status(name)
+            complete = list(status.index[status == "complete"])
+            runs = history[(history["configuration"] == name) & history["seed"].isin(complete)]
+            means = 100 * runs.groupby("epoch")["validation_dice"].mean()
+            weighting = factors(name)[1]
+            smoothed = weighting.endswith("_ema")
+            (handles[weighting_label(weighting)],) = axes.plot(
+                means.index,
+                means,
+                color=WEIGHTING_COLOURS[weighting.removesuffix("_ema")],
+                linestyle=(0, (3, 1)) if smoothed else "-",
+                linewidth=1.0,
+                marker="o" if material.parameters.epochs == 1 else None,
+            )
+        axes.set(title=AUXILIARY_LABELS[auxiliary], xlabel="epoch")
+        over_epochs(axes, material)
+    panels[0].set_ylabel("validation Dice (%)")
+    figure.legend(
+        handles.values(), list(handles), loc="outside lower center", ncols=min(len(handles), 8)
+    )
+    head(figure, material)
+    caption = (
+        f"Dice on the validation images of {material.label()} after every epoch, mean over the "
+        "completed seeds. Where the curves are level, more epochs would change little."
+    )
+    return Drawing(figure, caption, f"Learning curves in {len(grouped)} panels.")
 
 
 def draw_seeds(material: Material) -> Drawing:

@@ -35,6 +35,16 @@ WEIGHTING_MARKERS = {
     "cov": "P",
     "cross_entropy": "*",
 }
+WEIGHTING_COLOURS = {
+    "variance": BLUE,
+    "mad": VERMILION,
+    "bayesian": GREEN,
+    "fixed": BLACK,
+    "random": PURPLE,
+    "softadapt": ORANGE,
+    "cov": SKY,
+    "cross_entropy": GREY,
+}
 LOSS_LABELS = {"cross_entropy": "cross-entropy", "iou": "IoU", "dice": "Dice"}
 LOSS_COLOURS = {"cross_entropy": BLUE, "iou": VERMILION, "dice": GREEN}
 LOSS_DASHES: dict[str, Any] = {"cross_entropy": "", "iou": (4, 1.5), "dice": (5, 1.2, 1.2, 1.2)}
