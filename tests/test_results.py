@@ -145,8 +145,10 @@ def test_other_departures_are_said() -> None:
     parameters = make_study().report_parameters()
     assert results.departures(parameters) == []
     split = parameters.split.model_copy(update={"kind": "grouped", "per_seed": False})
-    changed = parameters.model_copy(update={"preset": "released", "split": split})
-    assert len(results.departures(changed)) == 3
+    changed = parameters.model_copy(
+        update={"preset": "released", "split": split, "changed": ["losses.reduction = image"]}
+    )
+    assert len(results.departures(changed)) == 4
 
 
 def test_only_the_papers_kinds_are_the_papers_data() -> None:

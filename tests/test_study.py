@@ -174,6 +174,23 @@ def test_released_preset_sets_the_four_switches_and_nothing_else() -> None:
     assert released == {**paper, "preset": "released"}
 
 
+@pytest.mark.parametrize(
+    ("overlay", "changed"),
+    [
+        ("full_size", []),
+        ("reduced", []),
+        ("released", []),
+        ("grouped", []),
+        ("hard", ["losses.kind = hard"]),
+        ("gamma_batch", ["auxiliary.step_batches = 1"]),
+        ("filter_off", ["data.filter.apply = False"]),
+    ],
+)
+def test_what_is_not_the_papers_is_named(overlay: str, changed: list[str]) -> None:
+    study = Study.load(REPOSITORY / "params.yaml", REPOSITORY / f"config/{overlay}.yaml")
+    assert study.report_parameters().changed == changed
+
+
 def test_step_parameters_survive_json() -> None:
     study = Study.load(REPOSITORY / "params.yaml")
     for parameters in (

@@ -6,7 +6,7 @@ formula: a change here never makes a training stale by itself, only changed valu
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -384,6 +384,8 @@ class ReportParameters(Settings):
     image_size: int
     filters: list[int]
     auxiliary: Auxiliary
+    changed: list[str]
+    """Settings that are not the paper's, as ``key = value``: sizes, split and preset aside."""
     report: Report
 
 
@@ -500,8 +502,23 @@ class Study(Settings):
             image_size=self.data.image_size,
             filters=self.model.filters,
             auxiliary=self.auxiliary,
+            changed=self._changed(),
             report=self.report,
         )
+
+    def _changed(self) -> list[str]:
+        changed = self.model_dump(
+            include={"data", "model", "training", "losses", "fusion", "auxiliary"},
+            exclude={
+                "data": {"image_size", "problems", "duplicates"},
+                "model": {"filters"},
+                "training": {"epochs", "precision"},
+            },
+            exclude_defaults=True,
+        )
+        preset = RELEASED if self.preset == "released" else {}
+        known = {f"{'.'.join(path)} = {value}" for path, value in preset.items()}
+        return [line for line in _lines(changed) if line not in known]
 
 
 def run_folder(dataset: str, configuration: str, seed: int) -> Path:
@@ -512,6 +529,14 @@ def run_folder(dataset: str, configuration: str, seed: int) -> Path:
 def split_file(dataset: str, seed: int) -> Path:
     """Return the split of one seed, relative to the study's working directory."""
     return Path("data/splits") / dataset / f"seed-{seed:02d}.csv"
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key} = {value}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def reductions(parameters: ReportParameters) -> list[str]:
 
 
 def departures(parameters: ReportParameters) -> list[str]:
-    """Say in which other ways the protocol is not the paper's: preset, split."""
+    """Say in which other ways the protocol is not the paper's: preset, split, changed settings."""
     said = []
     if parameters.preset == "released":
         said.append("preset `released`: the published notebook's hard losses")
@@ -196,7 +196,7 @@ def departures(parameters: ReportParameters) -> list[str]:
         said.append("duplicate-grouped split (the paper's is taken to be naive)")
     if not parameters.split.per_seed:
         said.append("one split serves all seeds")
-    return said
+    return said + [f"`{setting}`" for setting in parameters.changed]
 
 
 def _metrics_file(dataset: str, configuration: str, seed: int) -> Path:
