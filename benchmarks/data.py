@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from dmf.data import duplicates, raw, splits
-from dmf.study import Split, Study
+from dmf.settings import Split
+from dmf.study import Study
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUTPUT = REPOSITORY / "docs" / "benchmarks"

@@ -19,7 +19,8 @@ import torch
 from dmf.analysis.statistics import paired
 from dmf.data import filtering, sources, splits
 from dmf.files import read_json, write_json, write_text
-from dmf.study import Execution, Study
+from dmf.settings import Execution
+from dmf.study import Study
 from dmf.training.run import Run, processor, train
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,8 @@ import torch
 
 from dmf.data import filtering, sources, splits
 from dmf.files import write_json, write_text
-from dmf.study import Execution, Study
+from dmf.settings import Execution
+from dmf.study import Study
 from dmf.training.run import processor
 
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"

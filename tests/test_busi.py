@@ -15,7 +15,8 @@ from dmf.data.cards import write_card
 from dmf.data.filtering import filter_dataset
 from dmf.data.sources import download
 from dmf.data.splits import assign, leaked_images
-from dmf.study import DownloadParameters, Filter, FilterParameters, Split
+from dmf.settings import Filter, Split
+from dmf.study import DownloadParameters, FilterParameters
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
 ARCHIVE = Path(os.environ.get("DMF_BUSI_ARCHIVE") or DATASETS / "Dataset_BUSI.zip")

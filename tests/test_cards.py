@@ -10,7 +10,8 @@ from dmf.data.cards import write_card
 from dmf.data.filtering import filter_dataset
 from dmf.data.sources import download
 from dmf.errors import DmfError
-from dmf.study import DownloadParameters, Filter, FilterParameters
+from dmf.settings import Filter
+from dmf.study import DownloadParameters, FilterParameters
 from sets import png, scan, two_folders, write_zip
 
 

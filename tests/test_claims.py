@@ -12,7 +12,8 @@ from dmf.analysis import claims, results, rules, statistics
 from dmf.analysis.claims import Judgement
 from dmf.analysis.statistics import Comparison
 from dmf.analysis.vocabulary import Best, matching
-from dmf.study import Report, Study, known_configurations, paper_configurations
+from dmf.settings import Report
+from dmf.study import Study, known_configurations, paper_configurations
 
 from synthetic import make_study, metrics_of, write_study
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from dmf.errors import DmfError
-from dmf.study import Execution
+from dmf.settings import Execution
 from dmf.training.devices import device_names, lease, slot_folder, visible_devices
 
 # Waits for a slot of the devices it is given, as `dmf train` does, and says which one it holds.
 SLURM_JOB = """
 import os, sys, time
-from dmf.study import Execution
+from dmf.settings import Execution
 from dmf.training.devices import device_names, lease
 with lease(device_names(Execution(device="cuda")), 1) as name:
     print(os.environ["SLURM_JOB_ID"], name, flush=True)

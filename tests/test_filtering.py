@@ -14,7 +14,8 @@ from dmf.data.arrays import Arrays, read_arrays, write_arrays
 from dmf.data.filtering import bilateral, filter_dataset, prepare
 from dmf.errors import DmfError
 from dmf.files import read_json
-from dmf.study import Filter, FilterParameters
+from dmf.settings import Filter
+from dmf.study import FilterParameters
 from sets import ellipse, scan
 
 JSON = Path("data/filtered/mine.json")

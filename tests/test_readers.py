@@ -10,7 +10,7 @@ from PIL import Image
 
 from dmf.data.readers import Found, UnusableError, find_pairs, read_grey, read_pair
 from dmf.errors import DmfError
-from dmf.study import ArchiveSource, FolderSource
+from dmf.settings import ArchiveSource, FolderSource
 from sets import busi, ellipse, png, scan, two_folders
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
-from dmf.study import Execution, Study
+from dmf.settings import Execution
+from dmf.study import Study
 from dmf.training import run as run_module
 from dmf.training.run import Run, complete_record, train
 

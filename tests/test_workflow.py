@@ -167,7 +167,8 @@ def test_one_diverging_configuration_does_not_hide_the_report(fresh: Project) ->
 PRETENDER = """#!{python}
 import sys, time
 from pathlib import Path
-from dmf.study import Execution, run_folder
+from dmf.settings import Execution
+from dmf.study import run_folder
 from dmf.training.devices import device_names, lease
 dataset, configuration, seed, *options = sys.argv[2:]
 execution = Execution.model_validate_json(options[options.index("--execution") + 1])

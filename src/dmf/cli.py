@@ -15,15 +15,13 @@ import typer
 
 from dmf import __version__
 from dmf.errors import DmfError
+from dmf.settings import Execution, Settings, Split
 from dmf.study import (
     DownloadParameters,
-    Execution,
     FilterParameters,
     Grid,
     ReportParameters,
     RunParameters,
-    Settings,
-    Split,
     Study,
 )
 

@@ -1,7 +1,7 @@
 """Which source files shape the result of each step, and their hash.
 
 Snakemake and DVC rerun a step when its files change; a run key holds the hash of the training's.
-The command line, `study.py` and everything that only moves files around are not among them.
+The command line, `study.py`, `settings.py` and what only moves files around are not among them.
 """
 
 import hashlib

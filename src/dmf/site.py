@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from dmf.errors import DmfError
-from dmf.study import Count, Settings
+from dmf.settings import Count, Settings
 
 Word = Annotated[str, Field(pattern=r"^[^\s'\"]+$")]
 YEAR = 365 * 24 * 60  # minutes: what "infinite" means here

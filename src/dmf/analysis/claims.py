@@ -26,7 +26,8 @@ from dmf.analysis.results import (
 from dmf.analysis.rules import Verdict
 from dmf.analysis.tables import DATASET_LABELS, METRIC_LABELS
 from dmf.analysis.vocabulary import NoTest, Rule, describe
-from dmf.study import PAPER_DATASETS, Report, ReportParameters, Settings
+from dmf.settings import Report, Settings
+from dmf.study import PAPER_DATASETS, ReportParameters
 
 __all__ = ["Claim", "Judgement", "Verdict", "claims", "judge"]
 

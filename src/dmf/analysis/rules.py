@@ -26,7 +26,7 @@ from dmf.analysis.vocabulary import (
     Spread,
     matching,
 )
-from dmf.study import Report
+from dmf.settings import Report
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "not run", "not testable"]
 Weights = dict[str, float]

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dmf.study import Settings, paper_configurations
+from dmf.settings import Settings
+from dmf.study import paper_configurations
 
 Expect = Literal["above", "below"]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dmf.data import arrays, raw, splits
 from dmf.files import atomic_path, write_text
-from dmf.study import Split
+from dmf.settings import Split
 
 SEEDS = 10  # splits over which leaks are averaged
 EXAMPLES = 6

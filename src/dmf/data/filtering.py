@@ -5,7 +5,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dmf.data import arrays, raw
-from dmf.study import Filter, FilterParameters
+from dmf.settings import Filter
+from dmf.study import FilterParameters
 
 Image = npt.NDArray[np.uint8]
 

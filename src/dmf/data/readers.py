@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from dmf.errors import DmfError
-from dmf.study import ArchiveSource, FolderSource
+from dmf.settings import ArchiveSource, FolderSource
 
 Image = npt.NDArray[np.uint8]
 Source = ArchiveSource | FolderSource

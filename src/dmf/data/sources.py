@@ -26,7 +26,8 @@ from dmf.data.origins import ORIGINS, Kaggle, Origin, Web
 from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json, write_json
-from dmf.study import ArchiveSource, DownloadParameters, FolderSource, PhantomSource
+from dmf.settings import ArchiveSource, FolderSource, PhantomSource
+from dmf.study import DownloadParameters
 
 DOWNLOADS = Path("data/downloads")
 CHECKSUMS = Path("data/checksums.json")

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dmf.errors import DmfError
-from dmf.study import Execution
+from dmf.settings import Execution
 
 POLL_SECONDS = 0.2
 

@@ -34,7 +34,8 @@ from dmf.files import (
     write_json,
     write_text,
 )
-from dmf.study import SUBSETS, Execution, RunParameters, run_folder, split_file
+from dmf.settings import Execution
+from dmf.study import SUBSETS, RunParameters, run_folder, split_file
 from dmf.training import devices
 
 if TYPE_CHECKING:
