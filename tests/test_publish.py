@@ -97,6 +97,22 @@ def quiet(line: str) -> None:
     pass
 
 
+def test_extra_studies_are_read_from_beside_and_are_not_their_own(tmp_path: Path) -> None:
+    made = synthetic.make_study(
+        {"busi": "busi"}, configurations=["fixed"], report={"extra_studies": "../{name}_{study}"}
+    )
+    for name, dice in (("synthetic_hard", 0.75), ("synthetic", 0.80)):
+        study = made.model_copy(update={"study": made.study.model_copy(update={"name": name})})
+        (tmp_path / "work" / name).mkdir(parents=True)
+        with chdir(tmp_path / "work" / name):
+            synthetic.write_study(Path(), study, dice={"fixed": dice}, noise=0, seed_spread=0)
+            publish.publish(study, tmp_path / name, quiet)
+        publish.rebuild(tmp_path / name, quiet)
+    said = "this study 80.00 %, hard losses 75.00 %"
+    assert said in (tmp_path / "synthetic/reports/report.md").read_text()
+    assert "hard losses 75" not in (tmp_path / "synthetic_hard/reports/report.md").read_text()
+
+
 def test_a_full_disk_leaves_what_was_published(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

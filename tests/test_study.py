@@ -80,6 +80,7 @@ REFUSED = {
         "datasets: {busi: {kind: busi, arhive: x.zip}}",
         ["datasets.busi.arhive", "Did you mean 'archive'?"],
     ),
+    "unknown placeholder": ("report: {extra_studies: 'a/{b}'}", ["report.extra_studies", "a/{b}"]),
     "empty grid": ("study: {datasets: []}", ["study.datasets", "at least 1 item"]),
 }
 

@@ -211,6 +211,10 @@ class Execution(Settings):
     checkpoint_epochs: Count = 10
 
 
+# A folder with {study} in it, and {name}, the study's own, where wanted.
+_EXTRA_STUDIES = r"^([^{}]|\{name\})*\{study\}([^{}]|\{name\})*$"
+
+
 class Report(Settings):
     """What the tables, figures and verdicts need to be told."""
 
@@ -220,4 +224,4 @@ class Report(Settings):
     samples: Count = 5
     qualitative_seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 150
-    extra_studies: Annotated[str, Field(pattern=r"\{study\}")] = "build/{study}"
+    extra_studies: Annotated[str, Field(pattern=_EXTRA_STUDIES)] = "build/{study}"

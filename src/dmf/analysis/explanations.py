@@ -115,6 +115,11 @@ _QUESTIONS = (
         "What does the bilateral filter do to the scores?",
         ("this study", "without filter"),
     ),
+    _Question(
+        "repeat",
+        "What do the same runs give on another machine, which rounds differently?",
+        ("this study", "the repetition"),
+    ),
 )
 
 STUDIES = tuple(asked.id for asked in _QUESTIONS if asked.other is None)

@@ -152,10 +152,11 @@ def _explanations(
     results: pd.DataFrame, parameters: ReportParameters
 ) -> dict[str, list[explanations.Explanation]]:
     """Return the explanations by their question, those of every data set together."""
-    folders = {
-        name: parameters.report.extra_studies.format(study=name) for name in explanations.STUDIES
+    folder, mine = parameters.report.extra_studies, parameters.grid.name
+    others = {
+        study: Path(folder.format(name=mine, study=study)) / "reports/results.csv"
+        for study in explanations.STUDIES
     }
-    others = {name: Path(folder) / "reports/results.csv" for name, folder in folders.items()}
     grouped: dict[str, list[explanations.Explanation]] = {}
     for one in explanations.explain(results, parameters, others):
         grouped.setdefault(one.question, []).append(one)
