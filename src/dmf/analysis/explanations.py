@@ -116,9 +116,9 @@ _QUESTIONS = (
         ("this study", "without filter"),
     ),
     _Question(
-        "repeat",
+        "other_machine",
         "What do the same runs give on another machine, which rounds differently?",
-        ("this study", "the repetition"),
+        ("this study", "another machine"),
     ),
 )
 
