@@ -6,15 +6,36 @@ snakemake --cores all train_busi                       one phase of one data set
 snakemake -n                                           what would run, and why
 """
 
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from dmf.errors import DmfError
-from dmf.study import Study
+try:
+    from dmf.code import foreign_code, package_hash
+    from dmf.errors import DmfError
+    from dmf.study import Study
+except ImportError as error:
+    raise WorkflowError(
+        f"This Snakemake's environment has not the code of {workflow.basedir} ({error}). Use the "
+        "project's own: `make environment` there, then `source .venv/bin/activate`."
+    ) from None
 
 min_version("9.19")
+
+if problem := foreign_code(Path(workflow.basedir)):
+    raise WorkflowError(problem)
+
+# The jobs run the `dmf` on their PATH, which refuses to be another project's. The hash is for a
+# container that does not show the project.
+os.environ["DMF_PROJECT"] = str(workflow.basedir)
+os.environ["DMF_CODE"] = package_hash()
+
+
+envvars:
+    "DMF_PROJECT",
+    "DMF_CODE",
 
 
 configfile: str(Path(workflow.basedir) / "params.yaml")

@@ -244,7 +244,8 @@ def main() -> None:
     torch.set_num_threads(1)
     result = measure(torch.device(arguments.device), arguments.updates, arguments.steps)
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    path = OUTPUT / f"fusion-{arguments.device}.json"
+    cpu = torch.backends.cpu.get_cpu_capability().lower()
+    path = OUTPUT / f"fusion-{cpu if arguments.device == 'cpu' else 'cuda'}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     results = [json.loads(each.read_text()) for each in sorted(OUTPUT.glob("fusion-*.json"))]
     (OUTPUT / "fusion.md").write_text(render(results))

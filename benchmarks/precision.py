@@ -21,7 +21,8 @@ from dmf.data import filtering, sources, splits
 from dmf.files import read_json, write_json, write_text
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.run import Run, processor, train
+from dmf.training.record import Run, processor
+from dmf.training.train import train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/benchmarks"
@@ -71,7 +72,8 @@ def main() -> None:
         "epochs": study.training.epochs,
         "runs": rows,
     }
-    write_json(RESULTS / f"precision-{options.device}.json", record)
+    kind = "cuda" if cuda else torch.backends.cpu.get_cpu_capability().lower()
+    write_json(RESULTS / f"precision-{kind}.json", record)
     page = ["# Precision", "", (__doc__ or "").split("\n\n")[0], ""]
     page += [
         "Test scores after the last epoch on phantom images (synthetic), in percent: mean ±",

@@ -23,7 +23,7 @@ from dmf.data import filtering, sources, splits
 from dmf.files import write_json, write_text
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.run import processor
+from dmf.training.record import processor
 
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"
 IMPORT, READY, STEP = "import torch", "ready for the first step", "first step and validation done"

@@ -25,7 +25,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dmf.files import sha256_json, write_json, write_text
-from dmf.study import SUBSETS, Study, run_folder
+from dmf.outcomes import SUBSETS
+from dmf.study import Study, run_folder
 from dmf.tracking.curve import training_curve
 
 ROOT = Path(__file__).parents[1]

@@ -4,9 +4,10 @@
                                   [--keras PYTHON]
 
 Every measurement is a process of its own, the variants take turns, and ratios are taken round by
-round, so that a noisy machine disturbs all of them alike. Writes training-<device>.json and
-training.md in docs/benchmarks/. The plain loop is what people write first: fp32, contiguous images
-from a DataLoader, MONAI's losses, `.item()` at every step; it needs `monai` (see `make test`).
+round, so that a noisy machine disturbs all of them alike. Writes docs/benchmarks/training.md, and
+training-cuda.json or that of the processor's vector instructions (training-avx2.json). The plain
+loop is what people write first: fp32, contiguous images from a DataLoader, MONAI's losses,
+`.item()` at every step; it needs `monai` (see `make test`).
 Keras needs an interpreter with TensorFlow (see `keras_loop.py`). "One job a core" is as many
 trainings of one thread side by side as the others have threads, which is how the study runs.
 """
@@ -159,6 +160,8 @@ def shares(device_name: str, threads: int) -> dict[str, float]:
         time_of = event.self_device_time_total if cuda else event.self_cpu_time_total
         found[next(names, "everything else")] += time_of
     total = sum(found.values())
+    if not total:  # a profiler that may not look at the device sees no event there
+        return {}
     return {group: spent / total for group, spent in found.items()}
 
 
@@ -175,18 +178,21 @@ def measure_one(variant: str, device: str, threads: int, steps: int) -> dict[str
     return {"seconds": statistics.median(seconds), "peak_bytes": peak}
 
 
-def matrix_peak(threads: int) -> float:
-    """Return the fp32 GFLOP/s of ``threads`` cores: the best of five large products on one."""
+def matrix_peaks(threads: int) -> dict[str, float]:
+    """Return the GFLOP/s of ``threads`` cores by precision: the best of five products on one."""
     import torch
 
     torch.set_num_threads(1)
-    a = torch.rand(1536, 1536)
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - begin)
-    return threads * 2 * 1536**3 / min(times) / 1e9
+    peaks = {}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a = torch.rand(1536, 1536).to(dtype)
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - begin)
+        peaks[precision] = threads * 2 * 1536**3 / min(times) / 1e9
+    return peaks
 
 
 def main() -> None:
@@ -250,7 +256,7 @@ def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
     """Write the measurements as JSON, and all devices' JSON files as one page."""
     import torch
 
-    from dmf.training.run import processor
+    from dmf.training.record import processor
 
     cuda = options.device == "cuda"
     record = {
@@ -261,10 +267,11 @@ def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
         "load": os.getloadavg()[0],
         "rounds": rounds,
         "shares": shares_apart(options),
-        "peak_gflops": None if cuda else matrix_peak(options.threads),
+        "peak_gflops": {} if cuda else matrix_peaks(options.threads),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"training-{options.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+    kind = "cuda" if cuda else str(record["capability"]).lower()
+    (RESULTS / f"training-{kind}.json").write_text(json.dumps(record, indent=1) + "\n")
     write_page()
 
 
@@ -282,41 +289,40 @@ def write_page() -> None:
 
 
 def _section(record: dict[str, Any]) -> list[str]:
-    rounds = record["rounds"]
+    rounds, peaks = record["rounds"], record["peak_gflops"]
     kind = f" ({record['capability']})" if record["capability"] else ""
     lines = [
         f"## {record['device']}{kind}, {record['threads']} thread(s), torch {record['torch']}",
         "",
         f"{len(rounds)} rounds; load average at the end {record['load']:.1f}. "
-        + (
-            f"fp32 matrix peak {record['peak_gflops']:.0f} GFLOP/s."
-            if record["peak_gflops"]
-            else ""
-        ),
+        + " ".join(f"{name} matrix peak {peak:.0f} GFLOP/s." for name, peak in peaks.items()),
         "",
-        "| variant | images/s | times the plain loop | GFLOP/s | of fp32 peak | memory of a job |",
+        "| variant | images/s | times the plain loop | GFLOP/s | of its peak | memory of a job |",
         "|---|---|---|---|---|---|",
     ]
     for variant in rounds[0]:
         rates = [BATCH / row[variant]["seconds"] for row in rounds]
         ratios = [row["plain"]["seconds"] / row[variant]["seconds"] for row in rounds]
         gflops = statistics.median(rates) * GFLOP_PER_IMAGE
-        share = f"{gflops / record['peak_gflops']:.0%}" if record["peak_gflops"] else "–"
+        peak = peaks.get("bf16" if variant == "bf16" else "fp32")
+        share = f"{gflops / peak:.0%}" if peak else "–"
         memory = max(row[variant]["peak_bytes"] for row in rounds) / 1e9
         lines.append(
             f"| {LABELS[variant]} | {_spread(rates, 1)} | {_spread(ratios, 2)} | {gflops:.0f} "
             f"| {share} | {memory:.2f} GB |"
         )
-    if record["peak_gflops"]:
+    if peaks:
         plain = BATCH / statistics.median(row["plain"]["seconds"] for row in rounds)
-        bound = record["peak_gflops"] / (plain * GFLOP_PER_IMAGE)
+        bounds = [peaks[name] / (plain * GFLOP_PER_IMAGE) for name in ("fp32", "bf16")]
         lines += [
             "",
-            f"A step that only multiplied, at the fp32 peak, would be {bound:.1f} times as fast as",
-            "the plain loop; beyond that only native bf16 can go.",
+            "A step that only multiplied, at the peak, would be this many times as fast as the",
+            f"plain loop: {bounds[0]:.1f} in fp32, {bounds[1]:.1f} in bf16.",
         ]
-    lines += ["", "Where the time of a step goes (one thread):", "", "| operations | share |"]
-    lines += ["|---|---|", *(f"| {name} | {part:.0%} |" for name, part in record["shares"].items())]
+    if record["shares"]:
+        lines += ["", "Where the time of a step goes (one thread):", "", "| operations | share |"]
+        lines += ["|---|---|"]
+        lines += [f"| {name} | {part:.0%} |" for name, part in record["shares"].items()]
     return [*lines, ""]
 
 

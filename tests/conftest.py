@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "training": {"epochs": 3, "batch_size": 6, "precision": "fp32"},
     "fusion": {"warmup": 3, "window": 5},
     "auxiliary": {"step_batches": 2},
-    "execution": {"device": "cpu", "checkpoint_epochs": 1},
+    "execution": {"device": "cpu", "checkpoint_seconds": 0},
 }
 
 StudyMaker = Callable[..., Study]

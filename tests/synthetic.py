@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dmf.data.arrays import Arrays, write_arrays
 from dmf.files import sha256_file, write_json
+from dmf.outcomes import EVALUATIONS
 from dmf.study import Study, paper_configurations, parse_configuration, run_folder, split_file
 
 METRICS = (
@@ -193,14 +194,16 @@ def _write_run(
         "status": "diverged" if run in diverged else "complete",
         "epochs": epochs,
         "synthetic": synthetic,
-        "last": None,
-        "best": None,
+        **dict.fromkeys(EVALUATIONS),
         "diverged": {"epoch": epochs, "batch": 3, "loss": "iou"} if run in diverged else None,
     }
     files = ["history.csv"]
     if run not in diverged:
         outcome["last"] = _scores(run, epochs, score)
         outcome["best"] = _scores(run, max(1, epochs - 2), min(0.995, score + 0.003))
+        settled = _scores(run, epochs, min(0.995, score + 0.001))
+        outcome["settled"] = {"epochs": 1, **{s: settled[s] for s in ("validation", "test")}}
+        outcome["recalibrated"] = _scores(run, epochs, min(0.995, score + 0.002))
         for name in ("model.safetensors", "best.safetensors"):
             (place / name).write_bytes(b"")
             files.append(name)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from dmf.cli import app
 from dmf.study import Study
-from dmf.training.run import Run, train
+from dmf.training.record import Run
+from dmf.training.train import train
 from dmf.verify import problems
 
 from conftest import TINY, StudyMaker

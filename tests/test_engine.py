@@ -1,5 +1,7 @@
 """The training step: its network, its determinism, its state."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from dmf.data import phantom
 from dmf.errors import DmfError
 from dmf.study import Study
+from dmf.training import inference, protocol
 from dmf.training.engine import (
     Engine,
     EpochRecord,
-    batch_order,
     build_fusion,
     build_losses,
     configure,
@@ -79,7 +81,10 @@ def test_unet_starts_as_keras_does() -> None:
 def test_biases_in_front_of_batch_norm_stay_zero(make) -> None:
     """Their gradient is zero; its rounding errors must not reach the optimiser."""
     network = UNet((4, 8)).double()
-    biases = [block[0].bias.requires_grad_() for block in (*network.down, *network.up)]
+    biases = []
+    for block in (*network.down, *network.up):
+        block[0].bias_stays_zero = False
+        biases.append(block[0].bias.requires_grad_())
     network(torch.rand(3, 1, 8, 8, dtype=torch.float64)).square().sum().backward()
     assert all(bias.grad.abs().max() < 1e-10 for bias in biases)
     assert network.head.weight.grad.abs().max() > 1e-3
@@ -122,43 +127,47 @@ def test_configurations_of_a_seed_are_paired(make) -> None:
     assert np.array_equal(losses[0], losses[2])
 
 
-@given(seed=st.integers(0, 1000), epoch=st.integers(1, 1000), images=st.integers(1, 50))
-@settings(deadline=None)
-def test_a_batch_order_is_a_permutation(seed: int, epoch: int, images: int) -> None:
-    assert sorted(batch_order(seed, epoch, images)) == list(range(images))
-
-
-def test_batch_orders_do_not_change_between_versions() -> None:
-    assert batch_order(0, 1, 8).tolist() == [1, 3, 7, 6, 0, 4, 2, 5]
-
-
 def test_the_short_last_batch_is_kept(make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make("fixed")
     seen: list[list[int]] = []
     step = engine._step
-    monkeypatch.setattr(engine, "_step", lambda i: (seen.append(i.tolist()), step(i)))
+    monkeypatch.setattr(engine, "_step", lambda i, t: (seen.append(i.tolist()), step(i, t)))
     record = engine.run_epoch(1)
     assert [len(batch) for batch in seen] == [6, 6, 3]
     assert sorted(index for batch in seen for index in batch) == TRAIN.tolist()
     assert record.values.shape == (3, len(record.columns))
 
 
+OTHER_PROTOCOLS = [
+    {"training": {"optimizer": "sgd", "weight_decay": 1e-4}},
+    {"training": {"augmentation": "flips_and_turns", "batches": "equal"}},
+    {"training": {"schedule": {"kind": "linear", "epochs": 2}, "epochs": 3}},
+    {"training": {"schedule": {"kind": "polynomial"}, "steps": 8}},
+    {"model": {"skip_connections": False}},
+    {"losses": {"fixed_weights": [0.5, 0.25, 0.25]}},
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["fixed", "none-variance", "focal-mad", "cb_dice-bayesian", "none-random", "none-softadapt",
-     "tversky-cov", "cb_dice-variance_ema"],
+    ("name", "sections"),
+    [
+        *((name, {}) for name in ("fixed", "none-variance", "focal-mad", "cb_dice-bayesian",
+          "none-random", "none-softadapt", "tversky-cov", "cb_dice-variance_ema")),
+        *(("fixed", sections) for sections in OTHER_PROTOCOLS),
+    ],
 )  # fmt: skip
-def test_a_run_continues_from_any_batch_to_the_same_bits(make, name: str) -> None:
+def test_a_run_continues_from_any_batch_to_the_same_bits(make, name: str, sections) -> None:
     """The state is taken in the middle of epoch 2 and put into a fresh engine."""
-    straight = make(name)
+    make = partial(make, name, **sections)
+    straight = make()
     expected = [straight.run_epoch(epoch).values for epoch in (1, 2, 3)]
 
-    broken = make(name)
+    broken = make()
     broken.run_epoch(1)
     asked = iter([False, False, True])
     assert broken.run_epoch(2, lambda: next(asked)) is None
     assert broken.position == 2
-    resumed = make(name)
+    resumed = make()
     resumed.load_state(broken.state())
     assert np.array_equal(resumed.run_epoch(2).values, expected[1])
     assert np.array_equal(resumed.run_epoch(3).values, expected[2])
@@ -212,7 +221,7 @@ def test_divergence_is_named(make) -> None:
 
 def test_a_non_finite_loss_without_gradient_is_no_divergence() -> None:
     values = np.array([[1.0, np.inf, 2.0]])
-    record = EpochRecord(("loss_dice", "loss_auxiliary", "total"), values)
+    record = EpochRecord(("loss_dice", "loss_auxiliary", "total"), values, np.array([6]))
     assert record.first_divergence() is None
 
 
@@ -252,6 +261,142 @@ def test_bf16_stays_close_to_fp32(make) -> None:
         gradients.append(torch.cat([gradient.flatten() for gradient in trained]))
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
     assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_losses_are_averaged_over_images_and_weights_over_steps() -> None:
+    columns = ("loss_dice", "weight_dice", "total")
+    record = EpochRecord(columns, np.array([[1.0, 0.2, 1.0], [4.0, 0.6, 4.0]]), np.array([6, 3]))
+    assert record.means() == pytest.approx(
+        {"loss_dice": 2, "weight_dice": 0.4, "total": 2, "batch_loss_dice": 2.5}
+    )
+
+
+def test_adam_and_sgd_are_torchs(make) -> None:
+    """The optimiser classes, on the same gradients, give the same weights."""
+    for training, build in (
+        ({"learning_rate": 0.01}, lambda p: torch.optim.Adam(p, lr=0.01, eps=1e-7)),
+        (
+            {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.01},
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, weight_decay=0.01),
+        ),
+    ):
+        engine = make("fixed", training=training)
+        twins = {n: w.detach().clone() for n, w in engine.network.named_parameters()}
+        oracle = build(list(twins.values()))
+        for batch in (torch.arange(6), torch.arange(6, 12), torch.arange(12, 15)):
+            engine._step(batch)
+            for name, weight in engine.network.named_parameters():
+                twins[name].grad = None if weight.grad is None else weight.grad.clone()
+            oracle.step()
+        for name, weight in engine.network.named_parameters():
+            torch.testing.assert_close(weight.detach(), twins[name], msg=name)
+
+
+def test_the_rate_is_that_of_the_schedule(make) -> None:
+    """Steps of Adam at constant gradient sign are as long as the rate; here the rate is read."""
+    engine = make("fixed", training={"epochs": 4, "schedule": {"kind": "linear", "epochs": 2}})
+    rates: list[float] = []
+    set_rate = engine.optimizer.set_rate
+    engine.optimizer.set_rate = lambda rate: (rates.append(rate), set_rate(rate))
+    before = engine.weights()
+    for epoch in range(1, 5):
+        engine.run_epoch(epoch)
+    assert rates[:6] == [0.001] * 6
+    assert np.diff(rates[6:]) == pytest.approx([-0.001 / 6] * 5)
+    assert rates[-1] == pytest.approx(0.001 / 6)
+    assert not same(before, engine.weights())
+
+    still = make("fixed", training={"epochs": 4, "schedule": {"kind": "linear", "epochs": 2}})
+    still.optimizer.set_rate = lambda rate: set_zero(0.0)
+    set_zero = type(still.optimizer).set_rate.__get__(still.optimizer)
+    weights = {n: w.detach().clone() for n, w in still.network.named_parameters()}
+    still.run_epoch(1)
+    assert same(weights, {n: w.detach() for n, w in still.network.named_parameters()})
+
+
+def test_a_training_in_steps_ends_in_the_middle_of_an_epoch(make) -> None:
+    engine = make("none-variance", training={"steps": 8})
+    assert (engine.batches, engine.epochs) == (3, 3)
+    records = [engine.run_epoch(epoch) for epoch in (1, 2, 3)]
+    assert [record.images.tolist() for record in records] == [[6, 6, 3], [6, 6, 3], [6, 6]]
+    whole = make("none-variance")
+    assert np.array_equal(whole.run_epoch(1).values, records[0].values)
+    assert engine.fusion.step == 8
+
+
+def test_equal_batches_see_every_image_once(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make("fixed", training={"batches": "equal", "batch_size": 7})
+    seen: list[list[int]] = []
+    step = engine._step
+    monkeypatch.setattr(engine, "_step", lambda i, t: (seen.append(i.tolist()), step(i, t)))
+    engine.run_epoch(1)
+    assert [len(batch) for batch in seen] == [5, 5, 5]
+    assert sorted(index for batch in seen for index in batch) == TRAIN.tolist()
+
+
+def test_augmentation_turns_image_and_mask_alike(make) -> None:
+    """What the losses see, taken back, is the plain batch: found by its image alone."""
+    engine = make("fixed", training={"augmentation": "flips_and_turns"})
+    seen: list[torch.Tensor] = []
+    losses = engine.losses
+    engine.losses = lambda logits, masks: (seen.append(masks), losses(logits, masks))[1]
+    engine.run_epoch(1)
+    drawn = protocol.symmetries(0, 1, len(TRAIN), engine.training)
+    order = TRAIN[protocol.batch_order(0, 1, len(TRAIN))]
+    for mask, symmetry, index in zip(torch.cat(seen), drawn, order, strict=True):
+        turned = protocol.turned(engine.masks[index][None], torch.tensor([symmetry]))[0]
+        assert torch.equal(mask, turned)
+
+
+def test_a_network_without_skip_connections_sees_no_detail(make) -> None:
+    engine = make("fixed", model={"skip_connections": False})
+    assert engine.network.head.in_channels == 4
+    assert engine.evaluate(TRAIN)["dice"] >= 0
+
+
+def test_fixed_weights_are_those_asked_for(make) -> None:
+    record = make("fixed", losses={"fixed_weights": [2, 1, 1]}).run_epoch(1)
+    column = dict(zip(record.columns, record.values.T, strict=True))
+    assert np.all(column["weight_cross_entropy"] == 0.5)
+    assert np.all(column["weight_dice"] == 0.25)
+    plain = make("none-variance", losses={"fixed_weights": [2, 1, 1]}).run_epoch(1)
+    assert plain.values[0, 3] == pytest.approx(1 / 3)
+
+
+def test_scores_are_those_that_dmf_predict_gives(make, tmp_path, monkeypatch) -> None:
+    """In fp32, although the training is in bf16."""
+    engine = make("cb_dice-variance", training={"precision": "bf16"})
+    for epoch in range(1, 4):
+        engine.run_epoch(epoch)
+    network = UNet((4, 8), momentum=0.9)
+    network.load_state_dict(engine.weights())
+    network.eval()
+    monkeypatch.setattr(inference, "read_model", lambda _: (network, None))
+    images = (engine.images[:, 0] * 255).round().to(torch.uint8).numpy()
+    predicted = torch.from_numpy(inference.predict(tmp_path, images))
+    counts = engine.confusion(np.arange(IMAGES)).counts
+    assert torch.equal(counts[:, 1, 0], ((predicted == 1) & (engine.masks == 1)).sum((1, 2)))
+    assert torch.equal(counts[:, 1, 1], ((predicted == 1) & (engine.masks == 0)).sum((1, 2)))
+
+
+def test_recalibration_averages_over_the_training_images(make) -> None:
+    """The first layer's statistics against plain averages, and everything back afterwards."""
+    engine = make("fixed", training={"batch_size": 5})
+    for epoch in range(1, 6):
+        engine.run_epoch(epoch)
+    before = engine.state()
+    block = engine.network.down[0]
+    order = TRAIN[protocol.batch_order(0, 0, len(TRAIN))]
+    with torch.no_grad():
+        outputs = [block[0](engine.images[part]) for part in np.split(order, 3)]
+    mean = torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0)
+    variance = torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0)
+    with engine.recalibrated():
+        torch.testing.assert_close(block[1].running_mean, mean)
+        torch.testing.assert_close(block[1].running_var, variance)
+        assert engine.evaluate(TRAIN)["dice"] > 0
+    assert same(before, engine.state())
+    assert block[1].momentum == pytest.approx(0.1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

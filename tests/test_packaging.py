@@ -117,7 +117,7 @@ def test_importing_the_package_is_light() -> None:
 
 def test_a_training_imports_neither_mlflow_nor_snakemake_nor_pandas() -> None:
     code = (
-        "import sys, dmf.cli, dmf.training.run, dmf.training.engine, dmf.training.checkpoint,"
+        "import sys, dmf.cli, dmf.training.train, dmf.training.engine, dmf.training.checkpoint,"
         " dmf.data.arrays\n"
         "heavy = ('mlflow', 'snakemake', 'dvc', 'pandas', 'matplotlib')\n"
         "print([name for name in heavy if name in sys.modules])"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmf import outcomes
 from dmf.analysis import audit, claims, figures, page, page_provenance, results, tables
 from dmf.files import read_json, write_json
 from dmf.study import ReportParameters, Study
@@ -154,7 +155,7 @@ def test_numbers_are_those_of_the_table(mixed: tuple[Path, ReportParameters]) ->
     line = re.search(r"CB-Dice \+ Variance</th>.*?</tr>", busi, flags=re.DOTALL)
     assert line
     text = re.sub(r"<[^>]+>", "", line[0])
-    for metric in results.METRICS:
+    for metric in outcomes.METRICS:
         assert f"{row[(metric, 'mean')]:.2f} ± {row[(metric, 'std')]:.2f}" in text
     assert "95.22" in text  # the paper's Dice
     assert 'class="number best"' in line[0]

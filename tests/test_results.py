@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dmf import outcomes
 from dmf.analysis import results
 from dmf.errors import DmfError
 from dmf.study import ReportParameters, known_configurations, run_folder
@@ -41,8 +42,9 @@ def test_every_number_of_every_run_is_in_the_table(parameters: ReportParameters)
         }
         assert found == {
             (choice, subset, name): value
-            for choice in ("last", "best")
+            for choice in ("last", "best", "settled", "recalibrated")
             for subset in ("train", "validation", "test")
+            if (choice, subset) != ("settled", "train")
             for name, value in metrics[choice][subset].items()
         }
 
@@ -72,7 +74,7 @@ def test_the_table_survives_its_file(parameters: ReportParameters, tmp_path: Pat
     summary = json.loads((tmp_path / "reports/metrics.json").read_text())
     seeds = results.values(table, "busi", "dice")["cb_dice-variance"]
     assert summary["busi"]["cb_dice-variance"]["dice"] == pytest.approx(seeds.mean())
-    assert set(summary["phantom"]["fixed"]) == {*results.METRICS, *results.FOREGROUND_METRICS}
+    assert set(summary["phantom"]["fixed"]) == {*outcomes.METRICS, *outcomes.FOREGROUND_METRICS}
 
 
 def test_values_are_seeds_by_configurations(parameters: ReportParameters) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
@@ -16,12 +17,21 @@ from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training import run as run_module
-from dmf.training.run import Run, complete_record, train
+from dmf.training import engine as engine_module
+from dmf.training import record as record_module
+from dmf.training import train as train_module
+from dmf.training.record import Run, complete_record
+from dmf.training.train import Trainer, train
 
 from conftest import StudyMaker
 
-RESULT = ("history.csv", "metrics.json", "model.safetensors", "best.safetensors")
+RESULT = (
+    "history.csv",
+    "metrics.json",
+    "model.safetensors",
+    "best.safetensors",
+    "test_counts.csv",
+)
 
 
 def the_run(study: Study, configuration: str = "fixed", seed: int = 0) -> Run:
@@ -89,6 +99,71 @@ def test_a_run_folder_is_complete(tiny_study: StudyMaker) -> None:
     assert not run.live_folder.exists()
 
 
+def test_settled_is_the_median_over_the_last_fifth(tiny_study: StudyMaker) -> None:
+    """Of 11 epochs the last three, whose test scores alone are in the history."""
+    study = tiny_study(training={"epochs": 11})
+    run = the_run(study)
+    train_quietly(study)
+    history = pd.read_csv(run.folder / "history.csv")
+    assert history["test_dice"].notna().tolist() == [False] * 8 + [True] * 3
+    settled = read_json(run.folder / "metrics.json")["settled"]
+    assert settled["epochs"] == 3
+    assert set(settled) == {"epochs", "validation", "test"}
+    for subset in ("validation", "test"):
+        for name in ("dice", "iou", "foreground_dice"):
+            expected = history[f"{subset}_{name}"].tail(3).median()
+            assert settled[subset][name] == pytest.approx(expected, abs=1e-15)
+    last = read_json(run.folder / "metrics.json")["last"]["test"]
+    assert history["test_dice"].iloc[-1] == last["dice"]
+
+
+def test_the_counts_of_every_test_image_give_its_scores(tiny_study: StudyMaker) -> None:
+    study = tiny_study(training={"epochs": 6, "learning_rate": 0.01})
+    run = the_run(study)
+    train_quietly(study)
+    counts = pd.read_csv(run.folder / "test_counts.csv")
+    split = pd.read_csv(run.split_file)
+    test = set(split.loc[split["subset"] == "test", "id"])
+    metrics = read_json(run.folder / "metrics.json")
+    assert set(counts["evaluation"]) == {"last", "best", "recalibrated"}
+    for name, rows in counts.groupby("evaluation"):
+        assert set(rows["id"]) == test
+        table = rows[["true_positive", "false_positive", "false_negative"]].to_numpy()
+        pooled = table.reshape(len(test), 2, 3).sum(0)
+        dice = 2 * pooled[:, 0] / (2 * pooled[:, 0] + pooled[:, 1] + pooled[:, 2])
+        assert metrics[name]["test"]["dice"] == pytest.approx(dice.mean())
+    assert metrics["recalibrated"]["test"] != metrics["last"]["test"]
+
+
+def test_a_run_does_not_go_on_in_another_precision(
+    tiny_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(training={"precision": "auto"})
+    interrupt = lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    for precision, message in (("bf16", None), ("fp32", "trained up to epoch 3 on cpu in bf16")):
+        monkeypatch.setattr(engine_module, "resolve_precision", lambda *_, p=precision: p)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "publish", interrupt)
+            with pytest.raises(DmfError if message else KeyboardInterrupt, match=message):
+                train_quietly(study)
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_devices(
+    tiny_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    run = the_run(study)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_quietly(study)
+    monkeypatch.setattr(train_module, "processor", lambda: "another processor")
+    train_quietly(study)
+    devices = read_json(run.folder / "run.json")["devices"]
+    assert [device["from_epoch"] for device in devices] == [1, 4]
+    assert devices[1]["name"] == "another processor" != devices[0]["name"]
+
+
 def test_the_same_seed_gives_identical_files(tiny_study: StudyMaker) -> None:
     study = tiny_study()
     folder = the_run(study).folder
@@ -150,7 +225,7 @@ def test_the_key_follows_parameters_data_split_code_and_seed(
     lines = run.split_file.read_text().splitlines()
     run.split_file.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     keys.add(run.key())
-    monkeypatch.setattr(run_module, "code_hash", lambda step: "another loss")
+    monkeypatch.setattr(record_module, "code_hash", lambda step: "another loss")
     keys.add(run.key())
     assert len(keys) == 7
     assert run.key() == the_run(study).key()
@@ -160,7 +235,7 @@ def test_where_a_run_runs_is_no_part_of_its_key(tiny_study: StudyMaker) -> None:
     study = tiny_study()
     assert "device" not in study.run_parameters("fixed").model_dump_json()
     train(the_run(study), study.execution, lambda line: None)
-    elsewhere = Execution(device="cpu", slots=7, checkpoint_epochs=99)
+    elsewhere = Execution(device="cpu", slots=7, checkpoint_seconds=99)
     assert train(the_run(study), elsewhere, lambda line: None) == "adopted"
 
 
@@ -238,14 +313,14 @@ def test_killed_again_and_again_a_run_ends_with_the_same_bits(tiny_study: StudyM
 
 
 def test_sigterm_saves_a_checkpoint_and_the_run_continues(tiny_study: StudyMaker) -> None:
-    study = tiny_study(training={"epochs": 30}, execution={"checkpoint_epochs": 1000})
+    study = tiny_study(training={"epochs": 60}, execution={"checkpoint_seconds": 1000})
     run = the_run(study)
     train_quietly(study)
     expected = fingerprint(run.folder)
     shutil.rmtree(run.folder)
 
     process = subprocess.Popen(command(study), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    wait_for_epoch(process, run.live_folder, 3)
+    wait_for_epoch(process, run.live_folder, 1)
     process.terminate()
     _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
@@ -266,7 +341,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_serves(
     shutil.rmtree(run.folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Trainer, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train_quietly(study)
     newest = sorted(run.live_folder.glob("*.safetensors"))[-1]
@@ -283,7 +358,7 @@ def test_a_checkpoint_of_other_parameters_is_not_continued(
 ) -> None:
     study = tiny_study()
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Trainer, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train_quietly(study)
     other = study.model_copy(

@@ -86,7 +86,7 @@ def test_trainings_that_slurm_cuts_off_continue_to_the_same_bits(
         tmp_path,
         study={"configurations": CONFIGURATIONS},
         training={"epochs": 20},
-        execution={"checkpoint_epochs": 1000},  # only what a signal saves is saved
+        execution={"checkpoint_seconds": 1000},  # only what a signal saves is saved
     )
     project.snakemake("--", "filter_phantom", "split_phantom")
     fill_in(project.folder / "profiles/slurm", trainings=2, mem_mb=1000, status_command="squeue")

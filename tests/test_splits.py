@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from dmf.data import raw
 from dmf.data.splits import assign, leaked_images, separated_pairs, write_split
 from dmf.errors import DmfError
+from dmf.outcomes import SUBSETS
 from dmf.settings import Split
-from dmf.study import SUBSETS
 
 KINDS = ("naive", "grouped")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmf import outcomes
 from dmf.analysis import results, tables
 from dmf.study import ReportParameters, paper_configurations
 
@@ -96,7 +97,7 @@ def test_csv_brings_the_numbers_back(study: Study, written: Path) -> None:
     table = tables.paper_table(study[0], "busi")
     paper = tables.published_table("busi")
     back = pd.read_csv(written / "busi.csv", index_col="configuration")
-    for metric in results.METRICS:
+    for metric in outcomes.METRICS:
         for statistic in ("mean", "std", "n"):
             pd.testing.assert_series_equal(
                 back[f"{metric}_{statistic}"],
@@ -127,7 +128,7 @@ def test_markdown_sets_ours_beside_the_papers(study: Study, written: Path) -> No
         "Loss function",
         "Weighting",
         "",
-        *(tables.METRIC_LABELS[m] for m in results.METRICS),
+        *(tables.METRIC_LABELS[m] for m in outcomes.METRICS),
     ]
     assert all(len(row) == len(header) for row in rows)
     assert [row[2] for row in rows] == ["ours", "paper", "difference"] * 13 + ["ours"]

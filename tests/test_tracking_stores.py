@@ -106,7 +106,7 @@ def test_no_module_of_the_package_imports_mlflow() -> None:
         "import importlib, pkgutil, sys, dmf\n"
         "names = [m.name for m in pkgutil.walk_packages(dmf.__path__, 'dmf.')]\n"
         "for name in names: importlib.import_module(name)\n"
-        "assert 'dmf.training.run' in names and 'dmf.training.engine' in names, names\n"
+        "assert 'dmf.training.train' in names and 'dmf.training.engine' in names, names\n"
         "assert not [m for m in sys.modules if m.split('.')[0] == 'mlflow']\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)

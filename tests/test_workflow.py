@@ -97,7 +97,7 @@ def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
     assert project.trained_since(before) == {"phantom/fixed/seed-00", "phantom/none-mad/seed-00"}
 
     before = project.runs()
-    project.change("execution", threads=2, checkpoint_epochs=7)
+    project.change("execution", threads=2, checkpoint_seconds=7)
     assert NOTHING in project.snakemake("--", "train_phantom").stdout
 
     # Without Snakemake's records nothing is believed; the run keys tell which results are right.
@@ -194,7 +194,8 @@ def test_trainings_are_limited_to_the_slots_of_the_devices_there_are(fresh: Proj
     pretender.write_text(PRETENDER.format(python=sys.executable))
     pretender.chmod(0o755)
     path = f"{pretender.parent}:{fresh.environment()['PATH']}"
-    command = ("snakemake", "--cores", "16", "--", "train_phantom")
+    # Hooks would say that these devices are none.
+    command = ("snakemake", "--cores", "16", "--no-hooks", "--", "train_phantom")
     fresh.run(*command, PATH=path, CUDA_VISIBLE_DEVICES="0,1", TMPDIR=str(fresh.folder))
 
     running, most = 0, 0

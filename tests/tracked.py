@@ -17,7 +17,7 @@ from dmf.tracking import Summary, track
 
 from synthetic import METRICS, make_study
 
-SECTIONS = ("loss_", "weighted_", "weight_", "validation_")
+SECTIONS = ("loss_", "batch_loss_", "weighted_", "weight_", "validation_", "test_")
 Values = dict[str, dict[int, float]]  # metric → step → value
 
 
@@ -115,16 +115,18 @@ def expected_metrics(folder: Path) -> Values:
     values: Values = {}
     for column in history.columns.drop("epoch"):
         section = next((s for s in SECTIONS if column.startswith(s)), "")
-        name = section.replace("_", "/") + column.removeprefix(section)
+        name = f"{section[:-1]}/" * bool(section) + column.removeprefix(section)
         name = {"total": "loss/total", "gamma": "weight/gamma"}.get(name, name)
-        values[name] = dict(zip(history["epoch"].tolist(), history[column].tolist(), strict=True))
+        present = history[["epoch", column]].dropna()
+        values[name] = dict(zip(present["epoch"].tolist(), present[column].tolist(), strict=True))
     outcome = json.loads((folder / "metrics.json").read_text())
     if outcome["status"] == "complete":
         for metric in METRICS:
             values[f"test_{metric}"] = {0: outcome["last"]["test"][metric]}
             values[f"train/{metric}"] = {0: outcome["last"]["train"][metric]}
-            for subset in ("train", "validation", "test"):
-                values[f"{subset}_best/{metric}"] = {0: outcome["best"][subset][metric]}
+            for name in ("best", "settled", "recalibrated"):
+                for subset in {"train", "validation", "test"} & set(outcome[name]):
+                    values[f"{subset}_{name}/{metric}"] = {0: outcome[name][subset][metric]}
         values["best_epoch"] = {0: outcome["best"]["epoch"]}
     return values
 

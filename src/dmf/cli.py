@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from dmf import __version__
+from dmf.code import foreign_code
 from dmf.errors import DmfError
 from dmf.settings import Execution, Settings, Split
 from dmf.study import (
@@ -34,7 +35,20 @@ app = typer.Typer(
 
 T = TypeVar("T", bound=Settings)
 
-Params = Annotated[Path, typer.Option("--params", help="The study.")]
+
+def _with_its_own_code(params: Path) -> Path:
+    """Refuse to work on a project whose code is not this code; raises DmfError."""
+    _refuse_foreign_code(params.parent)
+    return params
+
+
+def _refuse_foreign_code(project: Path, code: str | None = None) -> None:
+    problem = foreign_code(project, code)
+    if problem is not None:
+        raise DmfError(problem)
+
+
+Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
 Overlay = Annotated[
     list[Path] | None, typer.Option("--overlay", help="Laid over the study, e.g. config/demo.yaml.")
 ]
@@ -74,12 +88,17 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
+    project = os.environ.get("DMF_PROJECT")
+    if project:
+        _refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
 
 
 @app.command()
 def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
-    """Validate the study and say what it consists of."""
+    """Validate the study; say what it consists of, and where it would train on this machine."""
+    from dmf.training import devices, probe
+
     study = Study.load(params, *(overlay or []))
     grid = study.study
     runs = len(grid.datasets) * len(grid.configurations) * grid.seeds
@@ -88,6 +107,16 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
         f"configurations x {grid.seeds} seeds = {runs} runs of {study.training.epochs} epochs at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
+    names = devices.device_names(study.execution)
+    if not names:  # to say in which precision would take torch, and seconds
+        typer.echo("trainings here run on the CPU")
+        return
+    found = probe.ask(names)
+    for warning in probe.check(found, names, study.training.precision):
+        typer.echo(f"warning: {warning}", err=True)
+    where = devices.describe(names, devices.slots_per_device(study.execution, names))
+    precision = probe.resolve_precision(found, study.training.precision)
+    typer.echo(f"trainings here run on {where}, in {precision}")
 
 
 @app.command()
@@ -178,7 +207,9 @@ def train(
     overlay: Overlay = None,
 ) -> None:
     """Train one run, continue it, or adopt it if it is complete."""
-    from dmf.training import run
+    from dmf.training.record import Run
+    from dmf.training.train import Interrupted
+    from dmf.training.train import train as train_run
 
     if parameters is None:
         study = _study(params, overlay)
@@ -192,8 +223,8 @@ def train(
         chosen = RunParameters.model_validate_json(parameters)
         where = Execution.model_validate_json(execution or "{}")
     try:
-        run.train(run.Run(dataset, configuration, seed, chosen), where, _say)
-    except run.Interrupted as error:
+        train_run(Run(dataset, configuration, seed, chosen), where, _say)
+    except Interrupted as error:
         typer.echo(f"{error}; the same command continues from the checkpoint", err=True)
         raise typer.Exit(128 + error.signal) from None
 
@@ -250,6 +281,9 @@ def left(
 
 @app.command()
 def publish(
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let go of published runs that fit no more.")
+    ] = False,
     root: Root = Path(),
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -259,7 +293,7 @@ def publish(
 
     folder = root.resolve() / publishing.FOLDER
     study = _study(params, overlay)
-    publishing.publish(study, folder / study.study.name, _say)
+    publishing.publish(study, folder / study.study.name, _say, replace=replace)
     publishing.rebuild(folder / study.study.name, _say)
 
 

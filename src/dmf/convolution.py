@@ -12,21 +12,30 @@ from torch.autograd.function import once_differentiable
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d with square kernel, stride and padding, zero-padded, without groups."""
+    """nn.Conv2d with square kernel, stride and padding, zero-padded, without groups.
+
+    `bias_stays_zero` says that nothing will ever be added: cuDNN adds a bias in a kernel of its
+    own, a pass over the whole output.
+    """
+
+    bias_stays_zero = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
-        if not _as_matrix_product(input):
-            return super().forward(input)
         return _convolve(self, input, (0, 0), transposed=False)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d with square kernel, stride and padding, without groups."""
+    """nn.ConvTranspose2d with square kernel, stride and padding, without groups.
+
+    `bias_stays_zero` as in `Conv2d`.
+    """
+
+    bias_stays_zero = False
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
-        if output_size is not None or not _as_matrix_product(input):
+        if output_size is not None:
             return super().forward(input, output_size)
         return _convolve(self, input, self.output_padding, transposed=True)
 
@@ -42,20 +51,29 @@ def _as_matrix_product(input: Tensor) -> bool:
 
 
 def _convolve(
-    module: nn.Conv2d | nn.ConvTranspose2d,
+    module: Conv2d | ConvTranspose2d,
     input: Tensor,
-    output_padding: tuple[int, ...],
+    output_padding: Any,
     transposed: bool,
 ) -> Tensor:
+    bias = None if module.bias_stays_zero else module.bias
     geometry = (module.stride, module.padding, (1, 1), transposed, output_padding, 1)
-    out: Tensor = _Convolution.apply(input, module.weight, module.bias, geometry)  # type: ignore[no-untyped-call]
+    if not _as_matrix_product(input):
+        padding: Any = module.padding
+        # The functional forms, not torch.convolution: autocast knows only them.
+        if transposed:
+            return nn.functional.conv_transpose2d(
+                input, module.weight, bias, module.stride, padding, output_padding
+            )
+        return nn.functional.conv2d(input, module.weight, bias, module.stride, padding)
+    out: Tensor = _Convolution.apply(input, module.weight, bias, geometry)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, geometry: tuple[Any, ...]
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
     ) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.geometry = geometry
@@ -96,7 +114,7 @@ def _weight_gradient(
     windows = padded.unfold(0, kernel, stride)[:height].unfold(1, kernel, stride)[:, :width]
     windows = windows.permute(0, 1, 3, 4, 2)
     total = coarse.new_zeros(coarse.shape[1], kernel * kernel * channels)
-    for one, other in zip(coarse.permute(0, 2, 3, 1), fine.permute(0, 2, 3, 1), strict=True):
-        inside.copy_(other)
-        total.addmm_(one.flatten(0, 1).t(), windows.reshape(height * width, -1))
+    for places, image in zip(coarse.permute(0, 2, 3, 1), fine.permute(0, 2, 3, 1), strict=True):
+        inside.copy_(image)
+        total.addmm_(places.flatten(0, 1).t(), windows.reshape(height * width, -1))
     return total.view(-1, kernel, kernel, channels).permute(0, 3, 1, 2)

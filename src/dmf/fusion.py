@@ -4,26 +4,25 @@ The total loss is sum_i w_i L_i + gamma(t) L_a (eq. 1), with an auxiliary loss t
 gamma(t) = gamma0 exp(-decay t) (eq. 2). Nothing here knows what the losses measure.
 
     fusion = DynamicMemoryFusion(["data", "boundary"], weighting="mad")
-    total = fusion({"data": data_loss, "boundary": boundary_loss})
-    total.backward()
+    fusion({"data": data_loss, "boundary": boundary_loss}).backward()
 
-One call in training mode is one step:
-1. the current losses enter the history (the last `window` values of each loss);
-2. the weights follow from it, once it holds `warmup` values; before, they are uniform;
-3. gamma takes its value for the current t; then t advances, once per `step_batches` steps.
-In `eval()` mode none of this happens: the last weights and the last gamma are applied.
+One call in training mode is one step: the losses enter the history, the last `window` values of
+each; the weights follow from it, and are uniform until it holds `warmup` values; gamma takes its
+value for the current t, which then advances, once per `step_batches` steps. In `eval()` mode the
+last weights and the last gamma are applied, and nothing changes.
 
-All state is in buffers. Nothing waits for the device or branches on its values, so a step can be
-captured in a CUDA graph or compiled with `fullgraph=True`.
+All state is in buffers, written in place. Nothing waits for the device, is copied to it or branches
+on its values, so a step can be captured in a CUDA graph or compiled with `fullgraph=True`.
 
-Losses that are not finite: a step in which any base loss is NaN or infinite is not recorded, so
-that history and weights stay as they are. One such value would spoil every statistic until it left
-the window, and a row without it would no longer match the other rows. The total of that step is not
-finite either, so that divergence is noticed, with one exception: a term without gradient in a total
-that has one cannot harm the model, and counts as 0. `events` counts both.
+A step in which any base loss is NaN or infinite is not recorded, for it would spoil every statistic
+until it left the window. Its total is not finite either, so that divergence is noticed, with one
+exception: a term without gradient in a total that has one cannot harm the model, and counts as 0.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -32,17 +31,12 @@ from torch import Tensor, nn
 Weighting = Literal["variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
+Losses = Tensor | Sequence[Tensor | float] | Mapping[str, Tensor | float]
 T = TypeVar("T", int, Tensor)
 
 EVENTS = ("non_finite_loss", "non_finite_auxiliary", "constant_history", "uniform_fallback")
 
-#: The four switches that make the behaviour that of the notebook released with the paper: arguments
-#: of `SegmentationLosses` and of `DynamicMemoryFusion`. It is not what the paper's equations say.
-RELEASED: dict[str, dict[str, Any]] = {
-    "losses": {"kind": "hard", "focal_on": "precision"},
-    "fusion": {"median": "released", "detach": False},
-}
-
+# Five-point forward difference, the slope at the oldest value, as in the authors' code.
 _SOFTADAPT_SLOPE = (-25 / 12, 4.0, -3.0, 4 / 3, -1 / 4)
 _SOFTADAPT_BETA = 0.1
 _MAD_OFFSET = 1e-7
@@ -51,7 +45,7 @@ _MAD_OFFSET = 1e-7
 class DynamicMemoryFusion(nn.Module):
     """Weighs K losses by their history and adds them up.
 
-    losses: the names of the base losses, or how many there are.
+    losses: the names of the base losses in their order, or how many there are.
     weighting: how the weights, in [0, 1] and with sum 1, follow from the history.
         "variance": proportional to the variance of the normalised history (eq. 3-4).
         "mad": inversely proportional to its median absolute deviation + 1e-7 (eq. 5-6).
@@ -62,23 +56,18 @@ class DynamicMemoryFusion(nn.Module):
             slope of the raw losses, by finite differences over the last five; uniform before.
         "cov": coefficient of variation (Groenendijk et al. 2021) of the ratio of each loss to its
             mean so far, over the whole history, without the current step; uniform for two steps.
-    warmup, window: the number of values that the first weights need, and that are kept. They and
-        the normalisation serve variance, mad and bayesian only: the symmetric logarithm of the
-        losses (eq. 10), then min-max scaling of each row of the history (eq. 9).
+    warmup, window: how many values the first weights need, and how many are kept, for variance, mad
+        and bayesian. These alone normalise the history: symmetric logarithm (eq. 10), then min-max
+        scaling of each row (eq. 9).
     gamma0, decay, step_batches: the schedule of the auxiliary loss (eq. 2).
     median: "true", or "released" for that of the notebook released with the paper, which averages
         two neighbours for an odd number of values and takes the upper middle for an even one.
     detach: whether weights are constants; False lets gradients flow through them to the current
         losses, as in the notebook.
-    prior_update: "every_step" makes each posterior the next prior, so that evidence accumulates;
-        "fixed" keeps `priors`.
+    prior_update: "every_step" makes each posterior the next prior; "fixed" keeps `priors`.
     priors, fixed_weights: K numbers >= 0, rescaled to sum to 1; uniform by default.
-    smoothing: s in (0, 1) for an exponential moving average of the weights, s times the previous
-        plus 1 - s times the new; None for the new weights as they are.
+    smoothing: s for a moving average of the weights, s * previous + (1 - s) * new; None for none.
     seed: of the random weights, which depend on the seed and the step alone.
-
-    A loss whose history is constant has variance and median absolute deviation 0. Where all
-    variances are 0 the weights are uniform. `events` counts both.
 
     Raises ValueError for options that do not fit together.
     """
@@ -93,9 +82,6 @@ class DynamicMemoryFusion(nn.Module):
     ratio_mean: Tensor
     ratio_deviations: Tensor
     random_key: Tensor
-    _age: Tensor
-    _slope: Tensor
-    _never: Tensor
 
     def __init__(
         self,
@@ -116,13 +102,13 @@ class DynamicMemoryFusion(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(losses, str):
-            raise ValueError(f"losses must be names or a number, got the single string {losses!r}")
+        if isinstance(losses, str | Mapping | set | frozenset):
+            raise ValueError(f"losses must be a list of names in order or a number, got {losses!r}")
         names = [f"loss_{i}" for i in range(losses)] if isinstance(losses, int) else losses
         self.names = tuple(names)
         count = len(self.names)
-        if count == 0 or len(set(self.names)) < count:
-            raise ValueError(f"losses must be at least one name, all different, got {losses!r}")
+        if count == 0 or len(set(self.names)) < count or set(map(type, self.names)) != {str}:
+            raise ValueError(f"losses must be one or more different strings, got {losses!r}")
         for what, value, choices in (
             ("weighting", weighting, WEIGHTINGS),
             ("median", median, ("true", "released")),
@@ -131,9 +117,7 @@ class DynamicMemoryFusion(nn.Module):
             if value not in choices:
                 raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(choices)}")
         if not 1 <= warmup <= window:
-            raise ValueError(
-                f"1 <= warmup <= window is needed, got warmup {warmup}, window {window}"
-            )
+            raise ValueError(f"1 <= warmup <= window is needed, got {warmup} and {window}")
         if step_batches < 1:
             raise ValueError(f"step_batches must be at least 1, got {step_batches}")
         if smoothing is not None and not 0 < smoothing < 1:
@@ -144,37 +128,28 @@ class DynamicMemoryFusion(nn.Module):
             raise ValueError(f"fixed_weights belong to weighting 'fixed', not {weighting!r}")
 
         self.weighting = weighting
-        self.warmup = {"softadapt": len(_SOFTADAPT_SLOPE), "cov": 3, "random": 1}.get(
-            weighting, warmup
-        )
-        self.gamma0 = gamma0
-        self.decay = decay
-        self.step_batches = step_batches
-        self.median = median
-        self.detach = detach
-        self.prior_update = prior_update
-        self.smoothing = smoothing
+        self.warmup = {"softadapt": 5, "cov": 3, "random": 1}.get(weighting, warmup)
+        self.gamma0, self.decay, self.step_batches = gamma0, decay, step_batches
+        self.median, self.detach = median, detach
+        self.prior_update, self.smoothing = prior_update, smoothing
 
-        start = _distribution("fixed_weights", fixed_weights, count)
-        self.register_buffer("coefficients", torch.cat((start, torch.tensor([gamma0]))))
+        weights = _distribution("fixed_weights", fixed_weights, count)
+        self.register_buffer("coefficients", torch.cat((weights, torch.tensor([gamma0]))))
         self.register_buffer("step", torch.tensor(0))
         self.register_buffer("recorded", torch.tensor(0))
         self.register_buffer("event_counts", torch.zeros(len(EVENTS), dtype=torch.int64))
-        self.register_buffer("_never", torch.tensor(False), persistent=False)
-        if weighting in ("variance", "mad", "bayesian"):
-            self.register_buffer("history", torch.zeros(count, window))
-            self.register_buffer("_age", torch.arange(window, 0, -1), persistent=False)
+        if weighting in ("variance", "mad", "bayesian", "softadapt"):
+            places = len(_SOFTADAPT_SLOPE) if weighting == "softadapt" else window
+            self.register_buffer("history", torch.zeros(count, places))
         if weighting == "bayesian":
             self.register_buffer("log_prior", _distribution("priors", priors, count).log())
-        if weighting == "softadapt":
-            self.register_buffer("history", torch.zeros(count, len(_SOFTADAPT_SLOPE)))
-            self.register_buffer("_slope", torch.tensor(_SOFTADAPT_SLOPE), persistent=False)
         if weighting == "cov":
-            self.register_buffer("loss_mean", torch.zeros(count))
-            self.register_buffer("ratio_mean", torch.zeros(count))
-            self.register_buffer("ratio_deviations", torch.zeros(count))
+            for name in ("loss_mean", "ratio_mean", "ratio_deviations"):
+                self.register_buffer(name, torch.zeros(count))
         if weighting == "random":
-            self.register_buffer("random_key", torch.tensor(_mix(_mix(seed >> 32) ^ seed)))
+            # Above the seed's 32 bits, which are all that `_mix` takes: the number of the loss.
+            key = _mix(_mix(seed >> 32) ^ seed)
+            self.register_buffer("random_key", (torch.arange(count) << 32) + key)
 
     @property
     def weights(self) -> Tensor:
@@ -196,19 +171,18 @@ class DynamicMemoryFusion(nn.Module):
         """
         return dict(zip(EVENTS, self.event_counts.unbind(), strict=True))
 
-    def forward(
-        self,
-        losses: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
-        auxiliary: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, losses: Losses, auxiliary: Tensor | float | None = None) -> Tensor:
         """The total loss, a scalar.
 
         losses: K scalars by name, or in the order of `names`, or as a tensor of shape (K,).
+        auxiliary: a scalar, or None. A scalar is a tensor with one element, or a constant number.
 
-        Raises ValueError for losses that do not match `names` in number, name, shape or device, and
-        where the module was converted to half precision.
+        Raises TypeError for losses of another type, and ValueError for losses that do not match
+        `names` in number, name, shape or device, and where the module is in half precision.
         """
         values, terms = self._values_and_terms(losses)
+        if auxiliary is not None:
+            auxiliary = self._checked("the auxiliary loss", auxiliary)
         if self.training:
             coefficients = self._advance(values.detach() if self.detach else values, auxiliary)
         else:
@@ -216,107 +190,142 @@ class DynamicMemoryFusion(nn.Module):
         if auxiliary is None:
             return (coefficients[:-1] * terms).sum()
         trains = terms.requires_grad or auxiliary.requires_grad
-        auxiliary = _without_dead_non_finite(auxiliary.to(terms.dtype).reshape(1), trains)
+        auxiliary = _zero_if_harmless(auxiliary, trains).reshape(1)
         return (coefficients * torch.cat((terms, auxiliary))).sum()
+
+    def get_extra_state(self) -> Tensor:
+        """Names and weighting, for `load_state_dict`: as bytes, since safetensors keeps no text."""
+        identity = json.dumps({"names": self.names, "weighting": self.weighting})
+        return torch.tensor(list(identity.encode()), dtype=torch.uint8, device="cpu")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Bring the losses of a state into the order of `names`, before anything is written.
+
+        Raises ValueError for a state of other names or of another weighting. One without names, of
+        an earlier version, is taken to be in this order.
+        """
+        identity = state_dict.pop(prefix + "_extra_state", None)
+        if identity is not None:
+            saved = json.loads(bytes(identity.tolist()))
+            names, weighting = saved["names"], saved["weighting"]
+            if sorted(names) != sorted(self.names) or weighting != self.weighting:
+                raise ValueError(
+                    f"the state is of weighting {weighting!r} and losses {names}, but this fusion "
+                    f"has {self.weighting!r} and {list(self.names)}: build it as the saved one"
+                )
+            order = [names.index(name) for name in self.names]
+            for name in set(self._buffers) - {"step", "recorded", "event_counts"}:
+                if (value := state_dict.get(prefix + name)) is not None:
+                    # `coefficients` ends with gamma, which keeps its place.
+                    state_dict[prefix + name] = value[[*order, *range(len(order), len(value))]]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.names)}; weighting={self.weighting}"
 
-    def _values_and_terms(
-        self, losses: Tensor | Sequence[Tensor] | Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _values_and_terms(self, losses: Losses) -> tuple[Tensor, Tensor]:
         """The losses as they are, and as they enter the total; both (K,)."""
-        count, dtype, device = len(self.names), self.coefficients.dtype, self.coefficients.device
+        count = len(self.names)
+        if isinstance(losses, Tensor):
+            values = self._checked("the losses", losses, (count,))
+            return values, values
         if isinstance(losses, Mapping):
             if set(losses) != set(self.names):
                 raise ValueError(f"expected losses named {self.names}, got {tuple(losses)}")
             losses = [losses[name] for name in self.names]
-        if isinstance(losses, Tensor):
-            if losses.shape != (count,):
-                raise ValueError(f"expected losses of shape ({count},), got {tuple(losses.shape)}")
-            values = terms = losses.to(dtype)
-        else:
-            if len(losses) != count or any(loss.numel() != 1 for loss in losses):
-                shapes = [tuple(loss.shape) for loss in losses]
-                raise ValueError(f"expected {count} scalar losses, got shapes {shapes}")
-            scalars = [loss.to(dtype).reshape(()) for loss in losses]
-            values = torch.stack(scalars)
-            trains = values.requires_grad
-            terms = torch.stack([_without_dead_non_finite(scalar, trains) for scalar in scalars])
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the fusion is in {dtype}, too coarse for it: call fusion.float()")
-        if values.device != device:
-            raise ValueError(
-                f"the losses are on {values.device} but the fusion is on {device}: "
-                f'move it with fusion.to("{values.device}")'
-            )
-        return values, terms
+        if not isinstance(losses, Sequence) or isinstance(losses, str):
+            got = type(losses).__name__
+            raise TypeError(f"losses must be a dictionary, list or tensor, got {got}: convert it")
+        if len(losses) != count:
+            raise ValueError(f"expected {count} losses, {self.names}, got {len(losses)}")
+        named = zip(self.names, losses, strict=True)
+        scalars = [self._checked(f"the loss {name!r}", loss) for name, loss in named]
+        values = torch.stack(scalars)
+        trains = values.requires_grad
+        return values, torch.stack([_zero_if_harmless(scalar, trains) for scalar in scalars])
+
+    def _checked(self, what: str, loss: object, shape: tuple[int, ...] = ()) -> Tensor:
+        """The loss in the given shape and in the type of the buffers."""
+        own = self.coefficients
+        if own.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"the fusion is in {own.dtype}, too coarse: call fusion.float()")
+        if isinstance(loss, Real):
+            return own.new_full(shape, float(loss))  # filled in place: nothing is copied there
+        if not isinstance(loss, Tensor):
+            got = type(loss).__name__
+            raise TypeError(f"{what} must be a number or tensor, such as loss.mean(), got {got}")
+        if loss.numel() != math.prod(shape):
+            found = tuple(loss.shape)
+            raise ValueError(f"{what} must be of shape {shape}, got {found}: a loss is one number")
+        if loss.device != own.device:
+            move = f'fusion.to("{loss.device}")'
+            raise ValueError(f"{what} and the fusion are on different devices: call {move}")
+        return loss.to(own.dtype).reshape(shape)
 
     def _advance(self, losses: Tensor, auxiliary: Tensor | None) -> Tensor:
         """One training step of the state; the weights and gamma that it uses, (K + 1,)."""
         finite = _finite(losses)
-        constant = fallback = bad_auxiliary = self._never
         self.recorded.add_(finite)
         weights = self.weights
+        degenerate: list[Tensor] = []
         if self.weighting != "fixed":
-            recorded = self.recorded if self.detach else _pinned(self.recorded)
+            recorded = self.recorded if self.detach else _saved_for_backward(self.recorded)
             active = finite & (recorded >= self.warmup)
-            scores, constant, fallback = self._score(losses, finite, recorded, active)
+            scores, degenerate = self._score(losses, finite, recorded, active)
             proposal = scores.softmax(0)
             if self.smoothing is not None:
                 proposal = self.smoothing * weights + (1 - self.smoothing) * proposal
             weights = torch.where(active, proposal, weights)
 
         if auxiliary is None:
-            gamma = weights.new_zeros(())
+            gamma, bad_auxiliary = weights.new_zeros(()), torch.zeros_like(finite)
         else:
             t = torch.div(self.step, self.step_batches, rounding_mode="floor")
             gamma = self.gamma0 * torch.exp(-self.decay * t.to(weights.dtype))
             bad_auxiliary = ~_finite(auxiliary)
-        # The concatenation also pins both for the backward pass, see `_pinned`.
+        # The concatenation also keeps both for the backward pass, see `_saved_for_backward`.
         coefficients = torch.cat((weights, gamma.reshape(1)))
         self.coefficients.copy_(coefficients.detach())
         self.step.add_(1)
-        self.event_counts.add_(torch.stack((~finite, bad_auxiliary, constant, fallback)))
+        events = torch.stack((~finite, bad_auxiliary, *degenerate))
+        self.event_counts[: len(events)].add_(events)
         return coefficients
 
     def _score(
         self, losses: Tensor, finite: Tensor, recorded: Tensor, active: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The logarithm of the weights up to a constant, and two events; records the losses.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The logarithm of the weights up to a constant, and events; records the losses.
 
-        In logarithms no posterior underflows, and the softmax normalises whatever comes out.
+        In logarithms no posterior underflows, and the softmax normalises whatever comes out. The
+        events are the third and fourth of `EVENTS`, as far as the weighting has them.
         """
         if self.weighting == "random":
-            return self._normal_numbers(), self._never, self._never
+            return self._normal_numbers(), []
         if self.weighting == "cov":
-            return (
-                self._coefficient_of_variation(losses, finite, recorded),
-                self._never,
-                self._never,
-            )
+            return self._coefficient_of_variation(losses, finite, recorded), []
         if self.weighting == "softadapt":
-            slope = (self._record(losses, finite, recorded) * self._slope).sum(1)
-            return _SOFTADAPT_BETA * slope.nan_to_num(), self._never, self._never
+            history = self._record(losses, finite, recorded)
+            slope = torch.stack([history.new_full((), factor) for factor in _SOFTADAPT_SLOPE])
+            return _SOFTADAPT_BETA * (history * slope).sum(1).nan_to_num(), []
 
-        scaled, flat = min_max(self._record(symmetric_log(losses), finite, recorded))
-        filled = self._age <= recorded
-        count = recorded.clamp(1, len(filled))
+        history = self._record(symmetric_log(losses), finite, recorded)
+        scaled, flat = min_max(history)
+        window = history.shape[1]
+        filled = torch.arange(window, 0, -1, device=history.device) <= recorded
+        count = recorded.clamp(1, window)
         constant = active & flat.any()
         if self.weighting == "variance":
             variance = population_variance(scaled, filled, count)
             # The offset is far below any variance but 0: if all are 0, the weights are uniform.
-            return (variance + 1e-30).log(), constant, active & flat.all()
-        deviation = median_absolute_deviation(
-            scaled, filled, count, released=self.median == "released"
-        )
+            return (variance + 1e-30).log(), [constant, active & flat.all()]
+        deviation = median_absolute_deviation(scaled, filled, count, self.median)
         scores = -(deviation + _MAD_OFFSET).log()
         if self.weighting == "bayesian":
-            prior = self.log_prior if self.detach else _pinned(self.log_prior)
+            prior = self.log_prior if self.detach else _saved_for_backward(self.log_prior)
             scores = (scores + prior).log_softmax(0)
             if self.prior_update == "every_step":
                 self.log_prior.copy_(torch.where(active, scores.detach(), self.log_prior))
-        return scores, constant, self._never
+        return scores, [constant]
 
     def _record(self, values: Tensor, finite: Tensor, recorded: Tensor) -> Tensor:
         """The history with the values appended, oldest first; unchanged if the step is not finite.
@@ -352,8 +361,7 @@ class DynamicMemoryFusion(nn.Module):
 
     def _normal_numbers(self) -> Tensor:
         """K standard normal numbers from the seed and the step, the same on every device."""
-        count = len(self.names)
-        counter = self.step * count + torch.arange(count, device=self.step.device)
+        counter = self.step * len(self.names) + (self.random_key >> 32)
         bits = _mix(_mix(counter) ^ self.random_key)
         # 23 bits and a half step: exact in float32, never 0 or 1.
         uniform = ((bits >> 9).to(self.coefficients.dtype) + 0.5) / 2**23
@@ -383,15 +391,13 @@ def population_variance(values: Tensor, filled: Tensor, count: Tensor) -> Tensor
     return ((values - mean).square() * share).sum(1)
 
 
-def median_absolute_deviation(
-    values: Tensor, filled: Tensor, count: Tensor, *, released: bool = False
-) -> Tensor:
+def median_absolute_deviation(values: Tensor, filled: Tensor, count: Tensor, kind: str) -> Tensor:
     """Median distance of each row of (K, window) from its median (eq. 5), over the filled places.
 
-    released: take the median of the released notebook, see `DynamicMemoryFusion`.
+    kind: "true", or "released" for the median of the released notebook.
     """
     upper = count // 2
-    lower = upper - (count + (0 if released else 1)) % 2
+    lower = upper - (count + (kind == "true")) % 2
     middle = torch.stack((lower.clamp(min=0), upper))
 
     def median(row: Tensor) -> Tensor:
@@ -407,7 +413,7 @@ def _finite(values: Tensor) -> Tensor:
     return (values - values == 0).all()
 
 
-def _pinned(state: Tensor) -> Tensor:
+def _saved_for_backward(state: Tensor) -> Tensor:
     """A copy that torch.compile saves for the backward pass.
 
     Otherwise it may recompute there what depends on a buffer, from the buffer's next value, and the
@@ -421,24 +427,19 @@ def _nonzero(values: Tensor) -> Tensor:
     return values + (values == 0)
 
 
-def _without_dead_non_finite(term: Tensor, trains: bool) -> Tensor:
+def _zero_if_harmless(term: Tensor, trains: bool) -> Tensor:
     """The term, or 0 for a non-finite value without gradient in a total that has one."""
-    if trains and not term.requires_grad:
-        return term.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return term
+    harmless = trains and not term.requires_grad
+    return term.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) if harmless else term
 
 
 def _distribution(what: str, values: Sequence[float] | None, count: int) -> Tensor:
-    numbers = (
-        torch.ones(count)
-        if values is None
-        else torch.tensor(values, dtype=torch.get_default_dtype())
-    )
-    if numbers.shape != (count,):
-        raise ValueError(f"{what} must be {count} numbers, one per loss, got {values!r}")
-    if not (numbers.isfinite().all() and (numbers >= 0).all() and numbers.sum() > 0):
-        raise ValueError(f"{what} must be finite, >= 0 and not all 0, got {values!r}")
-    return numbers / numbers.sum()
+    """The values, uniform by default, rescaled to sum to 1; (count,)."""
+    numbers = [1.0] * count if values is None else [float(value) for value in values]
+    total = sum(numbers)
+    if len(numbers) != count or any(n < 0 for n in numbers) or not 0 < total < math.inf:
+        raise ValueError(f"{what} must be {count} finite numbers >= 0, not all 0, got {values!r}")
+    return torch.tensor([number / total for number in numbers])
 
 
 def _mix(bits: T) -> T:

@@ -2,8 +2,11 @@
 
 Every loss takes `logits` (N, C, *spatial) of finite numbers, any floating type, C >= 2, and
 `ground_truth` (N, *spatial), class indices 0..C-1 of any integer type or bool, and returns a
-scalar. It is computed in float32 (float64 for float64 logits), inside autocast as well. A pixel
-with an index outside 0..C-1 belongs to no class: what is predicted there is a false positive.
+scalar. It is computed in float32 (float64 for float64 logits), inside autocast as well.
+
+Indices outside 0..C-1, such as 255, raise a ValueError on the CPU. Where looking at values would
+wait for a device or break a compiled graph they are not looked at, and such a pixel belongs to no
+class: what is predicted there is a false positive.
 
 The region losses are written with true positives, false positives and false negatives. These are
 soft, and so differentiable: TP = sum y p, FP = sum (1 - y) p, FN = sum y (1 - p), with p the
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 Reduction = Literal["batch", "image"]
 
 LOSSES = ("cross_entropy", "iou", "dice", "focal", "tversky", "cb_dice")
+INDICES_REMEDY = "divide a mask of 0 and 255 by 255, and map other values to class indices"
 _REGION_LOSSES = ("iou", "dice", "tversky", "cb_dice")
 
 
@@ -146,7 +150,8 @@ class SegmentationLosses(nn.Module):
     def forward(self, logits: Tensor, ground_truth: Tensor) -> tuple[Tensor, Tensor | None]:
         """The base losses, shape (K,), in the order of `base`, and the auxiliary loss or None.
 
-        Raises ValueError for shapes that do not fit, TypeError for a ground truth of floats.
+        Raises ValueError for shapes that do not fit and, on the CPU, for class indices outside
+        0..C-1; TypeError for a ground truth of floats.
         """
         log_probability, truth = _log_probability_and_truth(logits, ground_truth)
         on_precision = "focal" in self._names and self.focal_on == "precision"
@@ -176,23 +181,23 @@ class SegmentationLosses(nn.Module):
         log_true = (log_probability * truth).sum(1)
         if self.kind == "hard":
             log_true = log_true.detach()
-        surprise = (-torch.expm1(log_true)) ** self.focal_gamma * -log_true
-        return self.focal_alpha * surprise.mean(1)
+        pixels = (-torch.expm1(log_true)) ** self.focal_gamma * -log_true
+        return self.focal_alpha * pixels.mean(1)
 
     def _focal_on_precision(self, counts: Tensor) -> Tensor:
         """Of each row, shape (rows,)."""
-        true_positive, claimed, actual = counts.unbind()
-        # A present class that is never claimed has precision 0, not 1.
-        precision = _ratio(true_positive, torch.where(claimed == 0, actual, claimed))
-        surprise = (1 - precision) ** self.focal_gamma * -precision.log()
-        return self.focal_alpha * surprise.mean(1)
+        true_positive, predicted, actual = counts.unbind()
+        # A present class that is never predicted has precision 0, not 1.
+        precision = _ratio(true_positive, torch.where(predicted == 0, actual, predicted))
+        classes = (1 - precision) ** self.focal_gamma * -precision.log()
+        return self.focal_alpha * classes.mean(1)
 
     def _region_losses(self, counts: Tensor) -> dict[str, Tensor]:
-        """From TP, claimed and actual pixels of each row and class, (3, rows, C)."""
+        """From TP, predicted and actual pixels of each row and class, (3, rows, C)."""
         if not self._penalties:
             return {}
-        true_positive, claimed, actual = counts.unbind()
-        false_positive, false_negative = claimed - true_positive, actual - true_positive
+        true_positive, predicted, actual = counts.unbind()
+        false_positive, false_negative = predicted - true_positive, actual - true_positive
         denominators = [
             true_positive + alpha * false_positive + beta * false_negative
             for alpha, beta in self._penalties.values()
@@ -215,6 +220,26 @@ def class_balance(pixels: Tensor) -> Tensor:
     absent = pixels == 0
     inverse = torch.where(absent.any(-1, keepdim=True), absent, 1 / pixels)
     return inverse / inverse.sum(-1, keepdim=True)
+
+
+def check_class_indices(what: str, indices: Tensor, classes: int) -> None:
+    """Refuse a tensor that does not hold class indices 0..classes - 1.
+
+    Raises TypeError for floats and ValueError for other values, these on the CPU alone: elsewhere,
+    and under torch.compile, nothing is known about the values without waiting for them.
+    """
+    if indices.is_floating_point() or indices.is_complex():
+        raise TypeError(f"{what} must hold integer class indices, got {indices.dtype}")
+    if indices.device.type != "cpu" or indices.dtype == torch.bool or torch.compiler.is_compiling():
+        return
+    try:
+        low, high = (int(bound) for bound in indices.aminmax())
+    except RuntimeError:  # there are no values: no images, fake tensors, or a trace of `vmap`
+        return
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{what} holds {low if low < 0 else high}, outside 0..{classes - 1}: {INDICES_REMEDY}"
+        )
 
 
 def _only(losses: SegmentationLosses, logits: Tensor, ground_truth: Tensor) -> Tensor:
@@ -241,8 +266,7 @@ def _log_probability_and_truth(logits: Tensor, ground_truth: Tensor) -> tuple[Te
             f"ground_truth must be {(images, *spatial)} for logits {tuple(logits.shape)}, "
             f"got {tuple(ground_truth.shape)}"
         )
-    if ground_truth.is_floating_point() or ground_truth.is_complex():
-        raise TypeError(f"ground_truth must hold integer class indices, got {ground_truth.dtype}")
+    check_class_indices("ground_truth", ground_truth, classes)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     # One copy does the cast and the layout: a softmax over a channels-last axis of 2 is slow.
     logits = logits.to(dtype, memory_format=torch.contiguous_format).reshape(images, classes, -1)
@@ -257,16 +281,17 @@ def _class_column(like: Tensor) -> Tensor:
 
 
 def _soft_counts(log_probability: Tensor, truth: Tensor) -> Tensor:
-    """True positives, claimed (TP + FP) and actual (TP + FN) pixels, (3, N, C)."""
+    """True positives, predicted (TP + FP) and actual (TP + FN) pixels, (3, N, C)."""
     probability = log_probability.exp()
     counts = ((probability * truth).sum(2), probability.sum(2), truth.sum(2))
     return torch.stack(counts)
 
 
 def _hard_counts(logits: Tensor, truth: Tensor) -> Tensor:
+    """The same of the arg-max masks."""
     prediction = logits.argmax(1).reshape(len(truth), 1, -1)
-    claimed = (prediction == _class_column(truth)).to(truth.dtype)
-    return torch.stack(((claimed * truth).sum(2), claimed.sum(2), truth.sum(2)))
+    predicted = (prediction == _class_column(truth)).to(truth.dtype)
+    return torch.stack(((predicted * truth).sum(2), predicted.sum(2), truth.sum(2)))
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -11,59 +11,71 @@ multiclass metrics leave the class out, the notebook released with the paper giv
 zero denominator gives 0, as in scikit-learn: a present class that is never predicted has precision
 0, an absent one that is predicted recall 0. In CB-Dice absent classes share all the weight (the
 limit of eq. 22).
+
+Indices outside 0..C-1 raise a ValueError, at once on the CPU and else when the metrics are
+computed, so that counting never waits for a device.
 """
 
 import torch
 from torch import Tensor
 
-from dmf.losses import class_balance
-
-METRICS = ("dice", "iou", "f1", "precision", "recall", "cb_dice")
-FOREGROUND_METRICS = ("foreground_dice", "foreground_iou")
+from dmf.losses import INDICES_REMEDY, check_class_indices, class_balance
 
 
 def confusion_counts(prediction: Tensor, ground_truth: Tensor, classes: int) -> Tensor:
     """TP, FP and FN of each image and class, shape (N, C, 3), int64, on the device of the inputs.
 
-    `prediction` and `ground_truth` are integer class indices of shape (N, *spatial).
+    `prediction` and `ground_truth` are class indices of shape (N, *spatial), of any integer type.
+    Not on the CPU, all counts of an image with an index outside 0..C-1 are -1.
 
-    Raises ValueError where the shapes differ, TypeError for inputs of floats.
+    Raises ValueError where the shapes differ and, on the CPU, for indices outside 0..C-1; TypeError
+    for inputs of floats.
     """
     if prediction.shape != ground_truth.shape:
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and ground_truth {tuple(ground_truth.shape)} "
             "differ in shape: give class indices, such as logits.argmax(1)"
         )
-    for name, indices in (("prediction", prediction), ("ground_truth", ground_truth)):
-        if indices.is_floating_point() or indices.is_complex():
-            raise TypeError(f"{name} must hold integer class indices, got {indices.dtype}")
+    check_class_indices("prediction", prediction, classes)
+    check_class_indices("ground_truth", ground_truth, classes)
+    prediction, ground_truth = prediction.flatten(1), ground_truth.flatten(1)
     index = torch.arange(classes, device=prediction.device)[:, None]
-    predicted = prediction.flatten(1).unsqueeze(1) == index
-    actual = ground_truth.flatten(1).unsqueeze(1) == index
-    true_positive = (predicted & actual).sum(2)
-    return torch.stack(
-        (true_positive, predicted.sum(2) - true_positive, actual.sum(2) - true_positive), dim=2
-    )
+    is_predicted, is_actual = prediction[:, None] == index, ground_truth[:, None] == index
+    true_positive = (is_predicted & is_actual).sum(2)
+    predicted, actual = is_predicted.sum(2), is_actual.sum(2)
+    counts = torch.stack((true_positive, predicted - true_positive, actual - true_positive), dim=2)
+    all_counted = (predicted + actual).sum(1) == 2 * prediction.shape[1]
+    return torch.where(all_counted[:, None, None], counts, -1)
 
 
 def metrics_from_counts(counts: Tensor, batch_size: int = 32) -> dict[str, float]:
     """Every metric from the counts of all images, shape (N, C, 3), in the order of the images.
 
-    Without prefix (`METRICS`, `FOREGROUND_METRICS`): from the counts pooled over all images.
+    Without prefix: from the counts pooled over all images.
     `image_*`: each image on its own, then the mean over images.
-    `batch_*` (`METRICS` only): pooled over `batch_size` consecutive images, then the mean over the
-    batches, in which a short last one weighs as much as the others, as in the released notebook.
+    `batch_*` (not of `foreground_*`): pooled over `batch_size` consecutive images, then the mean
+    over the batches, in which a short last one weighs as much as the others, as in the released
+    notebook.
 
-    Raises ValueError if there is no image.
+    Raises ValueError if there is no image, or one with class indices outside 0..C-1.
     """
     if len(counts) == 0:
         raise ValueError("no images: update the metrics before computing them")
     counts = counts.cpu().double()
+    if (counts < 0).any():
+        image = (counts < 0).flatten(1).any(1).nonzero()[0].item()
+        raise ValueError(
+            f"prediction or ground_truth of image {image} (from 0) holds a value outside "
+            f"0..{counts.shape[1] - 1}: {INDICES_REMEDY}"
+        )
     batches = torch.stack([batch.sum(0) for batch in torch.split(counts, batch_size)])
     values = _metrics(counts.sum(0, keepdim=True))
     values |= {f"image_{name}": value for name, value in _metrics(counts).items()}
-    batch_values = _metrics(batches)
-    values |= {f"batch_{name}": batch_values[name] for name in METRICS}
+    values |= {
+        f"batch_{name}": value
+        for name, value in _metrics(batches).items()
+        if not name.startswith("foreground_")
+    }
     return {name: value.mean().item() for name, value in values.items()}
 
 
@@ -79,7 +91,7 @@ class SegmentationMetrics:
         self._counts: list[Tensor] = []
 
     def update(self, prediction: Tensor, ground_truth: Tensor) -> None:
-        """Add images: class indices of shape (N, H, W), or (N, *spatial) in general."""
+        """Add images: class indices of shape (N, *spatial). Raises as `confusion_counts` does."""
         self._counts.append(confusion_counts(prediction, ground_truth, self.classes))
 
     @property
@@ -90,7 +102,7 @@ class SegmentationMetrics:
         return torch.cat(self._counts)
 
     def compute(self, batch_size: int = 32) -> dict[str, float]:
-        """See `metrics_from_counts`."""
+        """The metrics of all images so far, see `metrics_from_counts`."""
         return metrics_from_counts(self.counts, batch_size)
 
     def reset(self) -> None:
@@ -101,17 +113,17 @@ class SegmentationMetrics:
 def _metrics(counts: Tensor) -> dict[str, Tensor]:
     """The metrics of each row of counts (rows, C, 3), shape (rows,) each."""
     true_positive, false_positive, false_negative = counts.unbind(2)
-    claimed = true_positive + false_positive
+    predicted = true_positive + false_positive
     actual = true_positive + false_negative
-    empty = claimed + actual == 0
+    empty = predicted + actual == 0
 
     def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
         quotient = torch.where(denominator > 0, numerator / denominator, 0.0)
         return torch.where(empty, 1.0, quotient)
 
-    dice = ratio(2 * true_positive, claimed + actual)
-    iou = ratio(true_positive, claimed + false_negative)
-    precision = ratio(true_positive, claimed).mean(1)
+    dice = ratio(2 * true_positive, predicted + actual)
+    iou = ratio(true_positive, predicted + false_negative)
+    precision = ratio(true_positive, predicted).mean(1)
     recall = ratio(true_positive, actual).mean(1)
     f1 = torch.where(precision + recall > 0, 2 * precision * recall / (precision + recall), 0.0)
     return {

@@ -22,6 +22,15 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+def _slots(value: Any) -> Any:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError(f"{value!r} is neither auto nor a number of 1 or more")
+    return value
+
+
+Slots = Annotated[int | Literal["auto"], BeforeValidator(_slots)]
+
+
 class Settings(BaseModel):
     """Base of every section: unknown keys are refused, values are not coerced."""
 
@@ -122,20 +131,62 @@ class Split(Settings):
 
 
 class Model(Settings):
-    """The U-Net: filters of its down blocks, outermost first; batch-norm momentum as in Keras."""
+    """The U-Net: filters of its down blocks, outermost first; batch-norm momentum as in Keras.
+
+    `skip_connections: false` drops the concatenations, as in the notebook until after the preprint.
+    """
 
     filters: Annotated[list[Count], Field(min_length=1, max_length=6)] = [32, 64, 128, 256]
     batch_norm_momentum: Fraction = 0.99
+    skip_connections: bool = True
+
+
+class Schedule(Settings):
+    """The learning rate over the S steps of a training, as a share of `training.learning_rate`.
+
+    constant: 1. linear: 1, then falling to 0 over the last `epochs` epochs.
+    polynomial: (1 - s/S) ** `power` at step s from 0.
+    """
+
+    kind: Literal["constant", "linear", "polynomial"] = "constant"
+    epochs: Count = 30
+    power: Positive = 0.9
 
 
 class Training(Settings):
-    """The optimiser and its budget."""
+    """The optimiser and its budget.
+
+    `steps`, where given, replaces `epochs`: training ends after so many batches, in the middle of
+    an epoch if need be. `momentum` and `weight_decay` (L2) are those of `sgd`, `adam_epsilon` is
+    Adam's. `batches: equal` divides an epoch into as many batches of equal size (give or take one
+    image), instead of a short last one. `augmentation` turns every image by a random symmetry of
+    the square each time it is drawn: `flips` left-right and top-bottom, `flips_and_turns` quarter
+    turns as well.
+    """
 
     epochs: Count = 100
+    steps: Count | None = None
     batch_size: Count = 32
+    batches: Literal["short_last", "equal"] = "short_last"
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: Positive = 0.001
+    schedule: Schedule = Schedule()
     adam_epsilon: Positive = 1e-7
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    augmentation: Literal["none", "flips", "flips_and_turns"] = "none"
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.optimizer == "adam" and (self.weight_decay or self.momentum != 0.9):
+            raise ValueError("momentum and weight_decay are those of sgd; set optimizer: sgd")
+        falls = self.schedule.kind == "linear" and self.steps is None
+        if falls and self.schedule.epochs > self.epochs:
+            raise ValueError(
+                f"schedule.epochs ({self.schedule.epochs}) must not exceed epochs ({self.epochs})"
+            )
+        return self
 
 
 class Tversky(Settings):
@@ -154,13 +205,18 @@ class Focal(Settings):
 
 
 class Losses(Settings):
-    """The base losses, and how the region losses are counted."""
+    """The base losses, and how the region losses are counted.
+
+    `fixed_weights`, one number >= 0 per base loss, serve the configurations with fixed weights;
+    they are rescaled to sum to 1. None: equal weights.
+    """
 
     base: Annotated[list[Literal["cross_entropy", "iou", "dice"]], Field(min_length=1)] = [
         "cross_entropy",
         "iou",
         "dice",
     ]
+    fixed_weights: list[Annotated[Number, Field(ge=0)]] | None = None
     kind: Literal["soft", "hard"] = "soft"
     reduction: Literal["batch", "image"] = "batch"
     tversky: Tversky = Tversky()
@@ -172,6 +228,16 @@ class Losses(Settings):
         if len(set(base)) != len(base):
             raise ValueError("a base loss is named twice")
         return base
+
+    @model_validator(mode="after")
+    def _one_weight_per_loss(self) -> Self:
+        weights = self.fixed_weights
+        if weights is not None and (len(weights) != len(self.base) or not sum(weights) > 0):
+            raise ValueError(
+                f"fixed_weights = {weights} must be {len(self.base)} numbers, one for each of base "
+                f"({', '.join(self.base)}), not all 0"
+            )
+        return self
 
 
 class Fusion(Settings):
@@ -206,9 +272,9 @@ class Execution(Settings):
     """Where and how to run; never part of a run key or of a result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    slots: Count = 2
+    slots: Slots = "auto"
     threads: Count = 1
-    checkpoint_epochs: Count = 10
+    checkpoint_seconds: Annotated[Number, Field(ge=0)] = 30.0
 
 
 # A folder with {study} in it, and {name}, the study's own, where wanted.

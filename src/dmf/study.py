@@ -42,7 +42,6 @@ AUXILIARIES = ("none", "tversky", "focal", "cb_dice")
 PAPER_WEIGHTINGS = ("variance", "mad", "bayesian")
 EXTRA_WEIGHTINGS = ("fixed", "random", "softadapt", "cov")
 SMOOTHED = "_ema"
-SUBSETS = ("train", "validation", "test")
 PAPER_DATASETS = ("busi", "busc", "bus")
 
 # The notebook's four departures from the paper, as `preset: released` sets them.
@@ -163,6 +162,7 @@ class RunParameters(Settings):
     base: list[str]
     kind: Literal["soft", "hard"]
     reduction: Literal["batch", "image"]
+    fixed_weights: list[float] | None = None
     tversky: Tversky | None = None
     focal: Focal | None = None
     fusion: Fusion | None = None
@@ -281,6 +281,7 @@ class Study(Settings):
             base=["cross_entropy"] if alone else list(self.losses.base),
             kind=self.losses.kind,
             reduction=self.losses.reduction,
+            fixed_weights=None if alone or adaptive else self.losses.fixed_weights,
             tversky=self.losses.tversky if configuration.auxiliary == "tversky" else None,
             focal=self.losses.focal if configuration.auxiliary == "focal" else None,
             fusion=self.fusion if adaptive else None,

@@ -12,7 +12,8 @@ class UNet(nn.Module):
     """A U-Net of one convolution per level.
 
     Down: 3x3 convolution, batch norm, ReLU, 2x2 max-pool, once per entry of ``filters``.
-    Up: 3x3 transposed convolution of stride 2, batch norm, ReLU, concatenation with the skip.
+    Up: 3x3 transposed convolution of stride 2, batch norm, ReLU, concatenation with the skip
+    (left out without ``skip_connections``).
     A 1x1 convolution gives the logits. With the default filters it has 1,754,338 parameters, the
     number the notebook's Keras model reports as trainable.
 
@@ -24,6 +25,7 @@ class UNet(nn.Module):
         in_channels: channels of the images, 1 for ultrasound.
         classes: number of classes C of the logits.
         momentum: batch-norm momentum in (0, 1), Keras' convention.
+        skip_connections: whether the down blocks' features reach the up blocks.
         generator: source of the initial weights (CPU); torch's default generator if None.
     """
 
@@ -34,9 +36,11 @@ class UNet(nn.Module):
         in_channels: int = 1,
         classes: int = 2,
         momentum: float = 0.99,
+        skip_connections: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.skip_connections = skip_connections
         self.pool = nn.MaxPool2d(2)
         self.down = nn.ModuleList()
         channels = in_channels
@@ -47,7 +51,7 @@ class UNet(nn.Module):
         for width in reversed(filters):
             upsample = ConvTranspose2d(channels, width, 3, stride=2, padding=1, output_padding=1)
             self.up.append(_block(upsample, momentum))
-            channels = 2 * width
+            channels = 2 * width if skip_connections else width
         self.head = Conv2d(channels, classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -72,15 +76,18 @@ class UNet(nn.Module):
             skips.append(features)
             features = self.pool(features)
         for block, skip in zip(self.up, reversed(skips), strict=True):
-            features = torch.cat([block(features), skip], dim=1)
+            features = block(features)
+            if self.skip_connections:
+                features = torch.cat([features, skip], dim=1)
         logits: Tensor = self.head(features)
         return logits
 
 
-def _block(convolution: nn.Conv2d | nn.ConvTranspose2d, momentum: float) -> nn.Sequential:
+def _block(convolution: Conv2d | ConvTranspose2d, momentum: float) -> nn.Sequential:
     # Batch norm takes any constant away again, so the gradient of the bias is zero. What rounding
     # leaves of it Adam would blow up to full steps, too fast for the running means to follow.
     assert convolution.bias is not None
     convolution.bias.requires_grad_(False)
+    convolution.bias_stays_zero = True
     norm = nn.BatchNorm2d(convolution.out_channels, eps=1e-3, momentum=1 - momentum)
     return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))

@@ -11,7 +11,7 @@ from dmf.data.arrays import read_arrays
 from dmf.errors import DmfError
 from dmf.files import read_json
 from dmf.study import Study, run_folder, split_file
-from dmf.training.run import Run, complete_record
+from dmf.training.record import Run, complete_record, misfits
 
 
 def problems(study: Study, datasets: Sequence[str]) -> list[str]:
@@ -58,6 +58,8 @@ def _raw_problems(dataset: str) -> Iterator[str]:
             pass  # reading compares every image and mask with its hash
     except DmfError as error:
         yield str(error)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        yield f"data/raw/{dataset}: its description is damaged ({error!r})"
 
 
 def _array_problems(study: Study, dataset: str) -> Iterator[str]:
@@ -68,6 +70,9 @@ def _array_problems(study: Study, dataset: str) -> Iterator[str]:
     except DmfError as error:
         yield str(error)
         return
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        yield f"{path}: damaged ({error!r})"
+        return
     if made_with != study.filter_parameters().model_dump(mode="json"):
         yield f"{path}: made with other parameters than the study's: {made_with}"
 
@@ -76,13 +81,12 @@ def _run_problems(study: Study, dataset: str, name: str, seed: int) -> Iterator[
     run = Run(dataset, name, seed, study.run_parameters(name))
     try:
         key = run.key()
+        record = complete_record(run.folder)
+        if record is None:
+            yield f"{run.folder}: missing, unfinished or damaged"
+        elif record["key"] != key:
+            yield f"{run.folder}: the result of other {' and '.join(misfits(run, record))}"
+        elif read_json(run.folder / "metrics.json") != record["outcome"]:
+            yield f"{run.folder}/metrics.json: not the outcome that run.json records"
     except DmfError as error:
         yield str(error)
-        return
-    record = complete_record(run.folder)
-    if record is None:
-        yield f"{run.folder}: missing, unfinished or damaged"
-    elif record["key"] != key:
-        yield f"{run.folder}: the result of other parameters, data or code"
-    elif read_json(run.folder / "metrics.json") != record["outcome"]:
-        yield f"{run.folder}/metrics.json: not the outcome that run.json records"

@@ -6,7 +6,8 @@ import sys
 from dmf.analysis.figures import expected
 from dmf.code import code_hash
 from dmf.study import run_folder, split_file
-from dmf.training.devices import device_names
+from dmf.training.devices import device_names, resolve
+from dmf.training.probe import ask, check
 
 DATASETS = study.study.datasets
 CONFIGURATIONS = study.study.configurations
@@ -20,26 +21,45 @@ wildcard_constraints:
     seed="|".join(SEEDS),
 
 
-# Where to run is no parameter of a rule: a change of it must not make results stale.
-os.environ["DMF_EXECUTION"] = study.execution.model_dump_json()
 # MLflow and DVC ask nobody's permission to phone home.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+
+# Where to run is no parameter of a rule: a change of it must not make results stale. What the first
+# process finds out about the devices holds for those that it starts.
+if workflow.is_main_process:
+    # profiles/slurm counts slots in each allocation, whose devices are SLURM's business.
+    on_cluster = workflow.resource_scopes.is_local("slot")
+    try:
+        devices = [] if on_cluster else device_names(study.execution)
+    except DmfError as error:
+        raise WorkflowError(str(error)) from None
+    execution = resolve(study.execution, devices)
+    os.environ["DMF_EXECUTION"] = execution.model_dump_json()
+    # A training takes one slot. Without a limit, `--cores all` would start one for each core.
+    if devices and "slot" not in workflow.global_resources:
+        workflow.register_resource("slot", len(devices) * execution.slots)
 
 
 envvars:
     "DMF_EXECUTION",
 
 
-# A training takes one slot. Without a limit, `--cores all` would start as many as there are cores.
-# profiles/slurm counts slots in each allocation, whose devices are SLURM's business.
-if not workflow.resource_scopes.is_local("slot"):
-    try:
-        devices = device_names(study.execution)
-    except DmfError as error:
-        raise WorkflowError(str(error)) from None
-    if devices and "slot" not in workflow.global_resources:
-        workflow.register_resource("slot", len(devices) * study.execution.slots)
+# Once, before the first job, and only where something will train: torch takes seconds to say it.
+# In a container another torch trains, which speaks for itself.
+onstart:
+    if (
+        workflow.is_main_process
+        and devices
+        and not workflow.touch
+        and not workflow.deployment_settings.deployment_method
+        and any(job.rule.name == "train" for job in workflow.dag.needrun_jobs())
+    ):
+        try:
+            for warning in check(ask(devices), devices, study.training.precision):
+                print(f"warning: {warning}", file=sys.stderr)
+        except DmfError as error:
+            raise WorkflowError(str(error)) from None
 
 
 # On a cluster these stay where Snakemake runs: they need the internet, or take but a moment.

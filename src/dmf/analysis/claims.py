@@ -16,16 +16,11 @@ from pydantic import Field, model_validator
 
 from dmf.analysis import dynamics, rules
 from dmf.analysis.comparisons import Published, Seeds
-from dmf.analysis.results import (
-    FOREGROUND_METRICS,
-    METRICS,
-    departures,
-    paper_dataset,
-    reductions,
-)
+from dmf.analysis.results import departures, paper_dataset, reductions
 from dmf.analysis.rules import Verdict
 from dmf.analysis.tables import DATASET_LABELS, METRIC_LABELS
 from dmf.analysis.vocabulary import NoTest, Rule, describe
+from dmf.outcomes import FOREGROUND_METRICS, METRICS
 from dmf.settings import Report, Settings
 from dmf.study import PAPER_DATASETS, ReportParameters
 

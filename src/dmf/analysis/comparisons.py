@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dmf.analysis import dynamics, statistics
 from dmf.analysis.published import PAPER_RUNS, published_table
-from dmf.analysis.results import METRICS, factors, paper_dataset, values
+from dmf.analysis.results import factors, paper_dataset, values
 from dmf.analysis.statistics import Comparison
+from dmf.outcomes import METRICS
 from dmf.study import ReportParameters, paper_configurations
 
 Pair = tuple[str, str]

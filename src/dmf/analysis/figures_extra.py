@@ -30,7 +30,7 @@ from dmf.analysis.figures_style import (
     weighting_label,
 )
 from dmf.analysis.published import published_table
-from dmf.analysis.results import METRICS, factors, paper_dataset
+from dmf.analysis.results import factors, paper_dataset
 from dmf.analysis.statistics import paired
 from dmf.analysis.tables import (
     AUXILIARY_LABELS,
@@ -39,6 +39,7 @@ from dmf.analysis.tables import (
     label,
     paper_table,
 )
+from dmf.outcomes import METRICS
 
 SEEDS_METRICS = ("dice", "cb_dice", "foreground_dice")
 TRAIN_TEST_METRICS = ("dice", "cb_dice")

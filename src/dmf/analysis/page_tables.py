@@ -10,7 +10,8 @@ import pandas as pd
 from dmf.analysis import tables
 from dmf.analysis.comparisons import FAMILIES, across_datasets, compare
 from dmf.analysis.published import published_table
-from dmf.analysis.results import FOREGROUND_METRICS, METRICS, paper_dataset
+from dmf.analysis.results import paper_dataset
+from dmf.outcomes import FOREGROUND_METRICS, METRICS
 from dmf.study import ReportParameters
 
 
@@ -51,12 +52,28 @@ _TABLES = (
     ("Training scores", "train", "last", (*METRICS, *FOREGROUND_METRICS)),
     ("Validation scores", "validation", "last", (*METRICS, *FOREGROUND_METRICS)),
     ("Test scores at the best validation epoch", "test", "best", (*METRICS, *FOREGROUND_METRICS)),
+    (
+        "Test scores, median over the last fifth of the epochs",
+        "test",
+        "settled",
+        (*METRICS, *FOREGROUND_METRICS),
+    ),
+    (
+        "Test scores with recalibrated batch norm",
+        "test",
+        "recalibrated",
+        (*METRICS, *FOREGROUND_METRICS),
+    ),
 )
 
 
 def all_tables(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> list[Table]:
     """Return the tables of ``dataset``, the paper's own layout first."""
-    scores = [_table(results, parameters, dataset, *kind) for kind in _TABLES]
+    scores = [
+        _table(results, parameters, dataset, *kind)
+        for kind in _TABLES
+        if tables.was_evaluated(results, dataset, kind[2])
+    ]
     return [*scores, *_comparisons(results, parameters, dataset)]
 
 

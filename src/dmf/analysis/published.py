@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from dmf.analysis.results import METRICS
+from dmf.outcomes import METRICS
 from dmf.study import paper_configurations
 
 STATISTICS = ("mean", "std", "n")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dmf.errors import DmfError
 from dmf.files import atomic_path, read_json, write_json
+from dmf.outcomes import EVALUATIONS, FOREGROUND_METRICS, METRICS, SUBSETS
 from dmf.study import Grid, ReportParameters, parse_configuration, run_folder
 
 COLUMNS = [
@@ -25,8 +26,6 @@ COLUMNS = [
     "metric",
     "value",
 ]
-METRICS = ("dice", "iou", "f1", "precision", "recall", "cb_dice")
-FOREGROUND_METRICS = ("foreground_dice", "foreground_iou")
 STATUSES = ("complete", "diverged", "missing")
 PAPER = {"epochs": 100, "image_size": 128, "filters": [32, 64, 128, 256], "seeds": 10}
 
@@ -224,9 +223,12 @@ def _rows(dataset: str, configuration: str, seed: int) -> Iterator[dict[str, Any
         if run["status"] != "complete":
             yield run
             return
-        for choice in ("last", "best"):
-            for subset in ("train", "validation", "test"):
-                for metric, value in metrics[choice][subset].items():
+        for choice in EVALUATIONS:
+            scores = metrics[choice] if choice in ("last", "best") else metrics.get(choice, {})
+            for subset in SUBSETS:
+                if choice == "settled" and subset == "train":
+                    continue  # training images are scored once, at the end
+                for metric, value in scores[subset].items() if scores else ():
                     yield {
                         **run,
                         "epoch_choice": choice,

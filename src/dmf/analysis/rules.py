@@ -12,7 +12,7 @@ import numpy as np
 
 from dmf.analysis import statistics
 from dmf.analysis.comparisons import Published, Source, excludes
-from dmf.analysis.results import FOREGROUND_METRICS, METRICS, factors
+from dmf.analysis.results import factors
 from dmf.analysis.statistics import Comparison
 from dmf.analysis.tables import label
 from dmf.analysis.vocabulary import (
@@ -26,6 +26,7 @@ from dmf.analysis.vocabulary import (
     Spread,
     matching,
 )
+from dmf.outcomes import FOREGROUND_METRICS, METRICS
 from dmf.settings import Report
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "not run", "not testable"]

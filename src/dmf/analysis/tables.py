@@ -15,14 +15,13 @@ from dmf.analysis import comparisons
 from dmf.analysis.published import STATISTICS
 from dmf.analysis.published import published_table as published_table
 from dmf.analysis.results import (
-    FOREGROUND_METRICS,
-    METRICS,
     departures,
     factors,
     paper_dataset,
     reductions,
 )
 from dmf.files import atomic_path, write_text
+from dmf.outcomes import FOREGROUND_METRICS, METRICS
 from dmf.study import ReportParameters, paper_configurations
 
 METRIC_LABELS = {
@@ -104,6 +103,8 @@ def write_all(results: pd.DataFrame, parameters: ReportParameters, folder: Path)
     for dataset in parameters.grid.datasets:
         absent = _absent(results, dataset)
         for kind in _KINDS:
+            if not was_evaluated(results, dataset, kind.epoch_choice):
+                continue
             table = paper_table(results, dataset, kind.subset, kind.epoch_choice, kind.metrics)
             known = paper_dataset(parameters, dataset)
             published = published_table(known) if known and kind.beside_paper else None
@@ -115,6 +116,12 @@ def write_all(results: pd.DataFrame, parameters: ReportParameters, folder: Path)
                 stem.with_suffix(".tex"),
                 latex(table, published, caption, f"tab:{stem.name}", absent),
             )
+
+
+def was_evaluated(results: pd.DataFrame, dataset: str, epoch_choice: str) -> bool:
+    """Return whether runs of ``dataset`` have that evaluation: older records lack some."""
+    mine = results[results["dataset"] == dataset]
+    return epoch_choice in ("last", "best") or bool((mine["epoch_choice"] == epoch_choice).any())
 
 
 def _write_comparisons(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
@@ -209,7 +216,16 @@ _KINDS = (
     _Kind("-train", "train", "last", (*METRICS, *FOREGROUND_METRICS)),
     _Kind("-validation", "validation", "last", (*METRICS, *FOREGROUND_METRICS)),
     _Kind("-best-epoch", "test", "best", (*METRICS, *FOREGROUND_METRICS)),
+    _Kind("-settled", "test", "settled", (*METRICS, *FOREGROUND_METRICS)),
+    _Kind("-recalibrated", "test", "recalibrated", (*METRICS, *FOREGROUND_METRICS)),
 )
+
+_EVALUATIONS = {
+    "last": "last epoch",
+    "best": "epoch of the best validation CB-Dice",
+    "settled": "median over the last fifth of the epochs",
+    "recalibrated": "last epoch, batch-norm statistics averaged over the training images",
+}
 
 
 @dataclass(frozen=True)
@@ -304,7 +320,7 @@ def _caption(
     origins = {"phantom": " (synthetic phantom images, not patients)", "folder": " (own data)"}
     name = DATASET_LABELS.get(dataset, dataset) + origins.get(parameters.kinds[dataset], "")
     subset = "training" if kind.subset == "train" else kind.subset
-    choice = "last epoch" if kind.epoch_choice == "last" else "epoch of the best validation CB-Dice"
+    choice = _EVALUATIONS[kind.epoch_choice]
     sentences = [
         f"{name}: {subset} subset, {choice}; mean ± standard deviation over seeds in percent "
         "(number of seeds)."

@@ -14,8 +14,9 @@ import pandas as pd
 from dmf.data import raw
 from dmf.errors import DmfError
 from dmf.files import atomic_path
+from dmf.outcomes import SUBSETS
 from dmf.settings import Split
-from dmf.study import SUBSETS, split_file
+from dmf.study import split_file
 
 Room = dict[str, Counter[str]]  # how many images of a class (first key) a subset still takes
 

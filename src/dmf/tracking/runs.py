@@ -11,13 +11,14 @@ from typing import Any
 
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
-from dmf.study import SUBSETS, run_folder
+from dmf.outcomes import EVALUATIONS, SUBSETS
+from dmf.study import run_folder
 
 Row = dict[str, float]
 Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
 
 # MLflow's user interface folds metrics by what stands before a slash.
-_SECTIONS = re.compile(r"^(loss|weighted|weight|validation)_")
+_SECTIONS = re.compile(r"^(loss|weighted|weight|validation|test|batch_loss)_")
 _PLACES = {"total": "loss/total", "gamma": "weight/gamma"}
 
 
@@ -102,17 +103,19 @@ class Finished:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the pooled metrics of the last and the best epoch; none if the run diverged.
+        """Return the pooled metrics of every evaluation; none if the run diverged.
 
         Outside any section, and thus first, are those of the test subset, `test_dice`, and
         `best_epoch`; then `train/dice`, `validation/dice`, and `test_best/dice` and so on for the
-        best epoch.
+        other evaluations of `dmf.outcomes`.
         """
         if self.diverged:
             return {}
         last, best = self.outcome["last"], self.outcome["best"]
         places = {"test_": last["test"], "train/": last["train"], "validation/": last["validation"]}
-        places |= {f"{subset}_best/": best[subset] for subset in SUBSETS}
+        for name in EVALUATIONS[1:]:
+            scores = self.outcome.get(name) or {}
+            places |= {f"{s}_{name}/": scores[s] for s in SUBSETS if s in scores}
         found = {
             place + name: value
             for place, scores in places.items()

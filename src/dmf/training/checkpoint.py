@@ -24,15 +24,18 @@ KEPT = 2
 class Progress:
     """How far a run has come, besides the tensors.
 
-    ``epochs`` are finished ones; ``history`` and ``timing`` hold their rows; ``best_epoch`` is the
-    earliest of the highest validation CB-Dice, or 0.
+    ``epochs`` are finished ones; ``history`` and ``timing`` hold their rows; ``settling`` the
+    scores by subset of each of the last fifth of the epochs; ``best_epoch`` is the earliest of the
+    highest validation CB-Dice, or 0; ``devices`` says from which epoch on which device trained.
     """
 
     epochs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     timing: list[dict[str, float]] = field(default_factory=list)
+    settling: list[dict[str, dict[str, float]]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -1.0
+    devices: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save(

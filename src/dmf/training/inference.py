@@ -26,6 +26,7 @@ def read_model(path: Path) -> tuple[UNet, FilterParameters]:
             description["filters"],
             classes=description["classes"],
             momentum=description["momentum"],
+            skip_connections=description.get("skip_connections", True),
         )
         network.load_state_dict(load_file(path))
         preprocessing = FilterParameters.model_validate_json(
@@ -40,6 +41,8 @@ def read_model(path: Path) -> tuple[UNet, FilterParameters]:
             f"{path} is not a sound model of this project ({error}). Fetch it again with dvc pull, "
             "or delete its folder and train again."
         ) from error
+    # The memory format of the training, so that predictions are those that were scored.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval(), preprocessing
 
 

@@ -14,8 +14,9 @@ from dmf.data.arrays import Arrays, read_arrays
 from dmf.errors import DmfError
 from dmf.files import read_json
 from dmf.study import Study
-from dmf.training import devices, engine
-from dmf.training.run import Run, complete_record
+from dmf.training import devices, engine, probe, protocol
+from dmf.training.failures import device_errors_explained
+from dmf.training.record import Run, complete_record
 
 STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/startup.md
 
@@ -32,18 +33,26 @@ class Outlook:
 
 
 def plan(study: Study, steps: int = 3) -> list[Outlook]:
-    """Return the outlook of every data set, timing ``steps`` training steps on this machine."""
-    return [_outlook(study, dataset, steps) for dataset in study.study.datasets]
+    """Return the outlook of every data set, timing ``steps`` training steps on this machine.
+
+    Raises DmfError if the machine has a GPU that cannot be used.
+    """
+    names = devices.device_names(study.execution)
+    if names:
+        # CUDA reads this when it starts.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+        probe.check(probe.examine(), names, study.training.precision)
+    device = torch.device("cuda" if names else "cpu")
+    return [_outlook(study, dataset, steps, device) for dataset in study.study.datasets]
 
 
 def describe(study: Study, outlooks: list[Outlook]) -> Iterator[str]:
     """Yield the plan in words, a line at a time."""
     names = devices.device_names(study.execution)
-    parallel = (
-        len(names) * study.execution.slots
-        if names
-        else max(1, (os.cpu_count() or 1) // study.execution.threads)
-    )
+    slots = devices.slots_per_device(study.execution, names) if names else 0
+    parallel = max(1, devices.cores() // study.execution.threads)
+    if names:
+        parallel = min(parallel, len(names) * slots)
     seconds, size, known = 0.0, 0, True
     for outlook in outlooks:
         left = outlook.states["left"] + outlook.states["interrupted"]
@@ -54,14 +63,14 @@ def describe(study: Study, outlooks: list[Outlook]) -> Iterator[str]:
             size += left * outlook.bytes_per_run
             yield f"  {outlook.seconds_per_run:,.0f} s a run, {outlook.bytes_per_run / 1e6:.1f} MB"
         known &= not left or outlook.seconds_per_run is not None
-    where = f"{len(names)} GPUs with {study.execution.slots} slots" if names else "the CPU"
     yield (
-        f"left on {where}, {parallel} at a time: about {seconds / parallel / 3600:.1f} hours and "
-        f"{size / 1e9:.2f} GB{'' if known else ', and what could not be measured'}"
+        f"left on {devices.describe(names, slots)}, {parallel} at a time: about "
+        f"{seconds / parallel / 3600:.1f} hours and {size / 1e9:.2f} GB"
+        f"{'' if known else ', and what could not be measured'}"
     )
 
 
-def _outlook(study: Study, dataset: str, steps: int) -> Outlook:
+def _outlook(study: Study, dataset: str, steps: int, device: torch.device) -> Outlook:
     states: Counter[str] = Counter({"complete": 0, "diverged": 0, "interrupted": 0, "left": 0})
     for name in study.study.configurations:
         for seed in study.seeds:
@@ -71,7 +80,8 @@ def _outlook(study: Study, dataset: str, steps: int) -> Outlook:
     except DmfError:
         note = f" (not measured: make the data first, with snakemake --cores 1 filter_{dataset})"
         return Outlook(dataset, states, None, None, note)
-    seconds, size = _measure(study, arrays, steps)
+    with device_errors_explained(dataset, study.training.batch_size):
+        seconds, size = _measure(study, arrays, steps, device)
     return Outlook(dataset, states, seconds, size, "")
 
 
@@ -91,16 +101,20 @@ def _state(run: Run) -> str:
     return "interrupted" if live_key == key else "left"
 
 
-def _measure(study: Study, arrays: Arrays, steps: int) -> tuple[float, int]:
+def _measure(study: Study, arrays: Arrays, steps: int, device: torch.device) -> tuple[float, int]:
     """Return seconds and bytes of one run of this data set."""
-    device = torch.device("cuda" if devices.device_names(study.execution) else "cpu")
-    precision = engine.resolve_precision(study.training.precision, device)
+    training = study.training
+    precision = engine.resolve_precision(training.precision, device)
     engine.configure(device, study.execution.threads, precision)
     subset = max(1, round(study.split.train * len(arrays.ids)))
-    batches = -(-subset // study.training.batch_size)
-    timed = min(subset, steps * study.training.batch_size)
+    batches = len(protocol.batch_lengths(subset, training))
+    steps_per_run = protocol.total_steps(batches, training)
+    epochs = -(-steps_per_run // batches)
+    timed = min(subset, steps * training.batch_size)
+    parameters = study.run_parameters(study.study.configurations[0])
+    two_epochs = training.model_copy(update={"epochs": 2, "steps": None})
     runner = engine.Engine(
-        study.run_parameters(study.study.configurations[0]),
+        parameters.model_copy(update={"training": two_epochs}),
         arrays.filtered,
         arrays.masks,
         arrays.classes,
@@ -117,6 +131,6 @@ def _measure(study: Study, arrays: Arrays, steps: int) -> tuple[float, int]:
     runner.evaluate(np.arange(timed))
     per_image = (time.perf_counter() - begin) / timed
     validation = study.split.validation * len(arrays.ids) * per_image
-    epochs = study.training.epochs
     weights = sum(value.nbytes for value in runner.weights().values())
-    return STARTUP_SECONDS + epochs * (batches * per_step + validation), 2 * weights + 400 * epochs
+    seconds = STARTUP_SECONDS + steps_per_run * per_step + epochs * validation
+    return seconds, 2 * weights + 400 * epochs

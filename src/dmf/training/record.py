@@ -1,0 +1,164 @@
+"""Which result a run folder holds: its key, its provenance, and whether it is complete.
+
+`models/<set>/<configuration>/seed-NN/` is complete when its `run.json` is there and names the
+hashes of the files beside it. `metrics.json`, which Snakemake and DVC know of, repeats the outcome
+and is written last. Nothing here imports torch.
+"""
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmf.code import code_hash
+from dmf.errors import DmfError
+from dmf.files import read_json, sha256_file, sha256_json
+from dmf.study import RunParameters, run_folder, split_file
+
+HISTORY = "history.csv"
+MODELS = ("model.safetensors", "best.safetensors")
+COUNTS = "test_counts.csv"  # older runs have none
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the study: where its inputs and outputs are, and the key of its result."""
+
+    dataset: str
+    configuration: str
+    seed: int
+    parameters: RunParameters
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.dataset, self.configuration, self.seed)
+
+    @property
+    def live_folder(self) -> Path:
+        return Path(".checkpoints") / self.folder.relative_to("models")
+
+    @property
+    def arrays_file(self) -> Path:
+        return Path("data/filtered") / f"{self.dataset}.json"
+
+    @property
+    def split_file(self) -> Path:
+        return split_file(self.dataset, self.seed)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes of data, split and code.
+
+        Raises DmfError if an input is missing or does not say its hash.
+        """
+        split = self.split_file
+        if not split.exists():
+            raise DmfError(f"{split} does not exist. Make it with: snakemake split_{self.dataset}")
+        match read_json(self.arrays_file):
+            case {"sha256": str(arrays)}:
+                return {
+                    "arrays": arrays,
+                    "split": sha256_file(split),
+                    "code": code_hash("train"),
+                }
+        raise DmfError(
+            f"{self.arrays_file} names no sha256: it is damaged. Make it again: "
+            f"snakemake --forcerun filter -- filter_{self.dataset}"
+        )
+
+    def key(self) -> str:
+        """Return the run key: the hash of everything that the result follows from.
+
+        Raises DmfError as :meth:`hashes` does.
+        """
+        return sha256_json(
+            {"seed": self.seed, "parameters": key_parameters(self.parameters), **self.hashes()}
+        )
+
+
+def key_parameters(parameters: RunParameters) -> dict[str, Any]:
+    """Return what a run key holds of ``parameters``: all that is not at its default.
+
+    So a new option, whose default is what was always done, makes no old run foreign. The price: the
+    default of an option that shapes a run must never change afterwards, or old runs would be
+    adopted as what they are not. Another value belongs into params.yaml; tests/test_record.py holds
+    the defaults. What the values mean is the code's business, and its hash is in the key as well;
+    what the machine makes of `precision: auto` is not, so that a study moves between machines.
+    """
+    return parameters.model_dump(mode="json", exclude_defaults=True)
+
+
+def complete_record(
+    folder: Path, key: str | None = None, *, models: bool = True
+) -> dict[str, Any] | None:
+    """Return the record of a complete run folder, or None; whatever lies there, nothing is raised.
+
+    Complete means: `run.json` is there, has ``key`` (any, if None), names the files that such an
+    outcome has and no others, and each has the hash it names. Without ``models`` the weights may be
+    missing, as they are in what is published.
+    """
+    record = read_record(folder)
+    if record is None or key not in (None, record["key"]):
+        return None
+    finished = record["outcome"]["status"] == "complete"
+    required = {HISTORY, *(MODELS if finished else ())}
+    if not required <= record["files"].keys() <= {*required, COUNTS}:
+        return None
+    checked = {n: value for n, value in record["files"].items() if models or n not in MODELS}
+    try:
+        # A device or a pipe would be read for ever.
+        sound = all(
+            (folder / name).is_file() and sha256_file(folder / name) == value
+            for name, value in checked.items()
+        )
+    except OSError:
+        return None
+    return record if sound else None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a run folder, of whatever parameters, or None if it is unreadable.
+
+    A record has a key, names files with their hashes, and an outcome with a status that is
+    "complete" or "diverged"; a run that still goes on has none.
+    """
+    path = folder / "run.json"
+    try:
+        record = read_json(path) if path.is_file() else None
+    except (DmfError, OSError, RecursionError):
+        return None
+    match record:
+        case {"key": str(), "files": dict(files), "outcome": {"status": "complete" | "diverged"}}:
+            return record if all(isinstance(value, str) for value in files.values()) else None
+        case _:
+            return None
+
+
+def misfits(run: Run, record: dict[str, Any]) -> list[str]:
+    """Return what of a record is not what ``run`` would train with; empty if the key fits.
+
+    Raises DmfError if an input of ``run`` is missing or damaged.
+    """
+    if record["key"] == run.key():
+        return []
+    found = []
+    try:
+        parameters = key_parameters(RunParameters.model_validate(record.get("parameters")))
+    except ValueError:
+        parameters = {}
+    if parameters != key_parameters(run.parameters):
+        found.append("parameters")
+    hashes = record.get("hashes")
+    recorded = hashes if isinstance(hashes, dict) else {}
+    names = {"arrays": "data", "split": "split", "code": "code"}
+    found += [names[n] for n, value in run.hashes().items() if recorded.get(n) != value]
+    return found or ["key"]
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
