@@ -238,6 +238,37 @@ def test_affine_rescaling_after_the_logarithm_changes_nothing(
     np.testing.assert_allclose(first, second, atol=1e-8)
 
 
+@pytest.mark.parametrize("weighting", ["variance", "mad"])
+def test_the_scale_of_a_loss_matters_only_in_the_middle(weighting: str) -> None:
+    """Min-max removes a factor before a linear, and after a logarithmic, symmetric logarithm."""
+    values = np.abs(series(12, steps=30)) + 0.1
+    values /= values.max()
+
+    def change(scale: float) -> float:
+        """What ten times the first loss does to the weights, if all are on this scale."""
+        factor = np.array([[10.0], [1.0], [1.0]])
+        first, second = (
+            run(DynamicMemoryFusion(3, weighting, warmup=5, window=20).double(), scale * each)
+            for each in (values, factor * values)
+        )
+        return float(np.abs(first - second).max())
+
+    assert change(1e-7) < 1e-5
+    assert change(1e7) < 1e-5
+    assert change(1e3) > 5e-3
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), steps=st.integers(5, 30))
+def test_the_loss_of_larger_normalised_variance_weighs_more(seed: int, steps: int) -> None:
+    values = series(seed, steps)
+    logarithm = np.sign(values) * np.log1p(np.abs(values))
+    spread = logarithm.max(1, keepdims=True) - logarithm.min(1, keepdims=True)
+    variances = (logarithm / spread).var(1)
+    weights = run(DynamicMemoryFusion(3, "variance", warmup=5, window=30).double(), values)[-1]
+    np.testing.assert_array_equal(np.argsort(weights), np.argsort(variances))
+
+
 def test_coefficient_of_variation_ignores_the_scale_of_a_loss() -> None:
     values = np.abs(series(9, steps=30)) + 0.1
     scaled = values * np.array([[1000.0], [1.0], [0.001]])
@@ -350,6 +381,54 @@ def test_losses_by_name_in_order_and_as_a_tensor_are_the_same() -> None:
     assert DynamicMemoryFusion(2).names == ("loss_0", "loss_1")
 
 
+def test_a_number_is_a_constant_loss() -> None:
+    fusion = DynamicMemoryFusion(["data", "penalty", "prior"], "fixed")
+    data = torch.tensor(3.0, requires_grad=True)
+    total = fusion({"penalty": 2, "prior": np.float32(1), "data": data}, auxiliary=0.5)
+    assert total.item() == pytest.approx(2 + 5 * 0.5)
+    total.backward()
+    assert data.grad is not None
+    assert data.grad.item() == pytest.approx(1 / 3)
+    assert fusion([1.0, 2.0, 3.0]).item() == pytest.approx(2)
+    # It is made where the buffers are, in their type.
+    assert fusion.double()([1.0, 2, 3], 4).dtype == torch.float64
+    assert fusion.to("meta")([1.0, 2, 3], 4).is_meta
+
+
+@pytest.mark.parametrize(
+    ("losses", "auxiliary", "error", "message"),
+    [
+        ({"a": torch.ones(()), "b": None}, None, TypeError, "the loss 'b' must be .* NoneType"),
+        ([torch.ones(()), "0.5"], None, TypeError, "the loss 'b' must be .* got str"),
+        ([[0.5], torch.ones(())], None, TypeError, "the loss 'a' must be .* got list"),
+        ([np.ones(()), torch.ones(())], None, TypeError, "the loss 'a' must be .* got ndarray"),
+        ((torch.ones(()) for _ in "ab"), None, TypeError, "list or tensor, got generator"),
+        ({torch.ones(())}, None, TypeError, "list or tensor, got set"),
+        (np.ones(2), None, TypeError, "list or tensor, got ndarray"),
+        (None, None, TypeError, "list or tensor, got NoneType"),
+        ("ab", None, TypeError, "list or tensor, got str"),
+        (0.5, None, TypeError, "list or tensor, got float"),
+        ({"a": torch.ones(())}, None, ValueError, "expected losses named"),
+        (torch.ones(3), None, ValueError, r"the losses must be of shape \(2,\), got \(3,\)"),
+        ([torch.ones(())], None, ValueError, "expected 2 losses"),
+        ([torch.ones(2), torch.ones(())], None, ValueError, r"the loss 'a' must be of shape \(\)"),
+        (torch.ones(2, device="meta"), None, ValueError, r'the losses .* fusion.to\("meta"\)'),
+        (torch.ones(2), torch.ones(3), ValueError, "the auxiliary loss must be of shape"),
+        (torch.ones(2), [1.0], TypeError, "the auxiliary loss must be .* got list"),
+        (torch.ones(2), torch.ones((), device="meta"), ValueError, "the auxiliary loss and the"),
+    ],
+)  # fmt: skip
+def test_refuses_other_losses_and_changes_nothing(
+    losses: object, auxiliary: object, error: type[Exception], message: str
+) -> None:
+    fusion = DynamicMemoryFusion(["a", "b"])
+    before = copy.deepcopy(fusion.state_dict())
+    with pytest.raises(error, match=message):
+        fusion(losses, auxiliary)
+    for name, value in fusion.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_losses_of_low_precision_are_added_in_float32() -> None:
     outside, inside = (DynamicMemoryFusion(2, "mad", warmup=3, window=9) for _ in range(2))
     for losses in torch.rand(9, 2, generator=torch.Generator().manual_seed(0)).bfloat16():
@@ -360,23 +439,17 @@ def test_losses_of_low_precision_are_added_in_float32() -> None:
         assert torch.equal(total, expected)
 
 
-def test_refuses_what_does_not_fit() -> None:
-    fusion = DynamicMemoryFusion(["a", "b"])
-    for losses, message in (
-        ({"a": torch.ones(())}, "expected losses named"),
-        (torch.ones(3), r"expected losses of shape \(2,\)"),
-        ([torch.ones(())], "expected 2 scalar losses"),
-        ([torch.ones(2), torch.ones(())], "expected 2 scalar losses"),
-        (torch.ones(2, device="meta"), r'move it with fusion.to\("meta"\)'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fusion(losses)
+def test_refuses_options_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"call fusion.float\(\)"):
         DynamicMemoryFusion(["a", "b"]).to(torch.bfloat16)(torch.ones(2))
     for options, message in (
-        ({"losses": "dice"}, "single string"),
-        ({"losses": ["a", "a"]}, "all different"),
-        ({"losses": 0}, "at least one name"),
+        ({"losses": "dice"}, "a list of names in order or a number, got 'dice'"),
+        ({"losses": {"a", "b"}}, "a list of names in order"),
+        ({"losses": frozenset("ab")}, "a list of names in order"),
+        ({"losses": {"a": 1.0, "b": 2.0}}, "a list of names in order"),
+        ({"losses": ["a", "a"]}, "different strings"),
+        ({"losses": [0, 1]}, "different strings"),
+        ({"losses": 0}, "one or more"),
         ({"weighting": "variants"}, "unknown weighting 'variants'"),
         ({"median": "upper"}, "unknown median"),
         ({"prior_update": "never"}, "unknown prior_update"),
@@ -385,8 +458,10 @@ def test_refuses_what_does_not_fit() -> None:
         ({"smoothing": 1.0}, "between 0 and 1"),
         ({"priors": [1, 1, 1]}, "belong to weighting 'bayesian'"),
         ({"fixed_weights": [1, 1, 1]}, "belong to weighting 'fixed'"),
-        ({"weighting": "fixed", "fixed_weights": [1, 1]}, "one per loss"),
-        ({"weighting": "fixed", "fixed_weights": [1, -1, 1]}, "not all 0"),
+        ({"weighting": "fixed", "fixed_weights": [1, 1]}, "3 finite numbers"),
+        ({"weighting": "fixed", "fixed_weights": [1, -1, 1]}, ">= 0"),
+        ({"weighting": "fixed", "fixed_weights": [1, math.nan, 1]}, "3 finite numbers"),
+        ({"weighting": "bayesian", "priors": [0, 0, 0]}, "not all 0"),
     ):
         with pytest.raises(ValueError, match=message):
             DynamicMemoryFusion(**options)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmf import losses
 from dmf.losses import LOSSES, SegmentationLosses, class_balance
@@ -228,7 +229,38 @@ def test_class_balance_is_the_limit_of_equation_22() -> None:
     )
 
 
-def test_pixel_outside_the_classes_is_a_false_positive() -> None:
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(255, torch.uint8), (2, torch.int64), (-1, torch.int8), (-100, torch.int64)],
+)
+def test_ground_truth_outside_the_classes_is_refused_with_its_value(
+    value: int, dtype: torch.dtype
+) -> None:
+    logits, ground_truth = example()
+    ground_truth = ground_truth.to(dtype)
+    ground_truth[1, 2, 3] = value
+    for function in FUNCTIONS.values():
+        with pytest.raises(ValueError, match=rf"holds {value}, outside 0\.\.1: divide .* by 255"):
+            function(logits, ground_truth)
+    if value > 0:  # as many classes as that
+        losses.mean_dice(torch.zeros(4, value + 1, 9, 7), ground_truth)
+
+
+def test_values_are_not_looked_at_where_there_are_none() -> None:
+    module = SegmentationLosses(LOSSES)
+    logits, ground_truth = example()
+    with FakeTensorMode() as mode:
+        fake = module(*map(mode.from_tensor, (logits, ground_truth)))[0]
+    assert fake.shape == (len(LOSSES),)
+    assert module(logits.to("meta"), ground_truth.to("meta"))[0].is_meta
+    batched = torch.func.vmap(lambda *image: module(*image)[0])(
+        logits[:, None], ground_truth[:, None]
+    )
+    torch.testing.assert_close(batched[0], module(logits[:1], ground_truth[:1])[0])
+
+
+def test_a_pixel_outside_the_classes_is_a_false_positive_where_it_is_not_refused() -> None:
+    """In a compiled graph, as on a GPU: nothing waits for the values."""
     logits, ground_truth = example(9, images=1)
     ground_truth = ground_truth.clone()
     ground_truth[0, 0, 0] = 255
@@ -236,7 +268,9 @@ def test_pixel_outside_the_classes_is_a_false_positive() -> None:
     truth = torch.stack([(ground_truth == c) for c in (0, 1)]).flatten(1).double()
     true_positive = (logits.softmax(1)[0].flatten(1) * truth).sum(1)
     expected = 1 - (2 * true_positive / (claimed + truth.sum(1))).mean()
-    torch.testing.assert_close(losses.mean_dice(logits, ground_truth), expected)
+    torch._dynamo.reset()
+    compiled = torch.compile(SegmentationLosses(("dice",)), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, ground_truth)[0][0], expected)
 
 
 def test_compiles_without_graph_breaks() -> None:

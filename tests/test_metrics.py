@@ -16,13 +16,8 @@ from torchmetrics.functional.classification import (
 )
 from torchmetrics.segmentation import DiceScore
 
-from dmf.metrics import (
-    FOREGROUND_METRICS,
-    METRICS,
-    SegmentationMetrics,
-    confusion_counts,
-    metrics_from_counts,
-)
+from dmf.metrics import SegmentationMetrics, confusion_counts, metrics_from_counts
+from dmf.outcomes import FOREGROUND_METRICS, METRICS
 
 
 def example(seed: int, images: int = 7, classes: int = 2) -> tuple[Tensor, Tensor]:
@@ -123,7 +118,47 @@ def test_image_and_batch_metrics_are_means_of_pooled_ones() -> None:
     for name in METRICS:
         expected = np.mean([batch[name] for batch in batches])
         assert values[f"batch_{name}"] == pytest.approx(expected, abs=1e-12)
-    assert len(values) == len(METRICS) * 3 + len(FOREGROUND_METRICS) * 2
+
+
+def test_what_is_computed_has_the_names_that_the_study_knows() -> None:
+    names = {
+        *(prefix + name for prefix in ("", "image_", "batch_") for name in METRICS),
+        *(prefix + name for prefix in ("", "image_") for name in FOREGROUND_METRICS),
+    }
+    assert set(metrics_from_counts(torch.ones(1, 2, 3))) == names
+
+
+@pytest.mark.parametrize("value", [2, 255, -1])
+@pytest.mark.parametrize("where", ["prediction", "ground_truth"])
+def test_indices_outside_the_classes_are_refused(where: str, value: int) -> None:
+    masks = dict(zip(("prediction", "ground_truth"), example(6), strict=True))
+    masks[where][5, 0, 0] = value
+    metrics = SegmentationMetrics()
+    with pytest.raises(ValueError, match=rf"{where} holds {value}, outside 0\.\.1: divide"):
+        metrics.update(**masks)
+    assert len(metrics.counts) == 0
+
+
+@pytest.mark.parametrize(
+    "outside", [("prediction",), ("ground_truth",), ("prediction", "ground_truth")]
+)
+def test_what_is_not_looked_at_on_the_way_is_refused_in_the_end(outside: tuple[str, ...]) -> None:
+    """A compiled graph looks at no values, as on a GPU."""
+    masks = dict(zip(("prediction", "ground_truth"), example(6), strict=True))
+    torch._dynamo.reset()
+    count = torch.compile(confusion_counts, fullgraph=True, backend="aot_eager")
+    assert torch.equal(count(**masks, classes=2), confusion_counts(**masks, classes=2))
+    masks["prediction"][4] = masks["ground_truth"][4]  # a perfect one must not hide it
+    expected = count(**masks, classes=2)
+    for name in outside:
+        masks[name][4] *= 255
+    counts = count(**masks, classes=2)
+    expected[4] = -1
+    assert torch.equal(counts, expected)
+    with pytest.raises(
+        ValueError, match=r"image 4 \(from 0\) holds a value outside 0\.\.1: divide"
+    ):
+        metrics_from_counts(counts)
 
 
 @settings(deadline=None, max_examples=30)

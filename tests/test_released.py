@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from dmf.fusion import RELEASED, DynamicMemoryFusion
+from dmf.fusion import DynamicMemoryFusion
 from dmf.losses import LOSSES, SegmentationLosses
 from dmf.metrics import SegmentationMetrics
+from dmf.study import Study
+from dmf.training.engine import build_fusion, build_losses
+
+from conftest import tiny
+
+# The notebook's switches, as `preset: released` sets them.
+LOSS_SWITCHES: dict[str, Any] = {"kind": "hard", "focal_on": "precision"}
+FUSION_SWITCHES: dict[str, Any] = {"median": "released", "detach": False}
 
 EXCERPT = Path(__file__).parent / "golden" / "released_notebook_excerpt.json"
 RECORDS = [EXCERPT, *map(Path, filter(None, [os.environ.get("DMF_RELEASED_NOTEBOOK")]))]
@@ -48,6 +56,13 @@ def by_step(values: list[Any] | dict[str, Any]) -> dict[int, Any]:
     return {int(step): value for step, value in items}
 
 
+def test_the_preset_of_the_study_sets_these_switches() -> None:
+    parameters = Study.from_mapping({**tiny(), "preset": "released"}).run_parameters("focal-mad")
+    losses, fusion = build_losses(parameters), build_fusion(parameters, 0)
+    assert {name: getattr(losses, name) for name in LOSS_SWITCHES} == LOSS_SWITCHES
+    assert {name: getattr(fusion, name) for name in FUSION_SWITCHES} == FUSION_SWITCHES
+
+
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_weights(record: dict[str, Any], weighting: str) -> None:
     series = torch.tensor(record["loss_series"])
@@ -57,7 +72,7 @@ def test_weights(record: dict[str, Any], weighting: str) -> None:
         weighting,
         warmup=record["history_size"],
         window=record["history_size_max"],
-        **RELEASED["fusion"],
+        **FUSION_SWITCHES,
     )
     assert len(expected) >= 9
     for step, losses in enumerate(series.T):
@@ -89,7 +104,7 @@ def test_losses_and_metrics(record: dict[str, Any]) -> None:
         ground_truth = torch.tensor(case["mask"])
         foreground = torch.tensor(case["foreground_probability"])
         logits = torch.stack((1 - foreground, foreground), dim=1).log()
-        values, _ = SegmentationLosses(LOSSES, **RELEASED["losses"])(logits, ground_truth)
+        values, _ = SegmentationLosses(LOSSES, **LOSS_SWITCHES)(logits, ground_truth)
         for name, value in zip(LOSSES, values.tolist(), strict=True):
             expected = case["expected"][EXPECTED_LOSSES[name]]
             assert value == pytest.approx(expected, abs=1e-5), name
@@ -107,7 +122,7 @@ def test_only_the_cross_entropy_has_a_gradient() -> None:
     ground_truth = torch.randint(0, 2, (2, 8, 8), generator=generator)
 
     def gradient(name: str) -> torch.Tensor | None:
-        _, loss = SegmentationLosses(auxiliary=name, **RELEASED["losses"])(logits, ground_truth)
+        _, loss = SegmentationLosses(auxiliary=name, **LOSS_SWITCHES)(logits, ground_truth)
         assert loss is not None
         if not loss.requires_grad:
             return None
@@ -118,10 +133,10 @@ def test_only_the_cross_entropy_has_a_gradient() -> None:
         assert gradient(name) is None
 
     # So the fused loss pulls in the direction of the cross-entropy, whatever the weights are.
-    fusion = DynamicMemoryFusion(weighting="mad", warmup=2, window=6, **RELEASED["fusion"])
+    fusion = DynamicMemoryFusion(weighting="mad", warmup=2, window=6, **FUSION_SWITCHES)
     for _ in range(5):
         noise = torch.randn(logits.shape, generator=generator)
-        base, auxiliary = SegmentationLosses(auxiliary="tversky", **RELEASED["losses"])(
+        base, auxiliary = SegmentationLosses(auxiliary="tversky", **LOSS_SWITCHES)(
             logits + noise, ground_truth
         )
         total = fusion(base, auxiliary)
@@ -137,11 +152,9 @@ def test_infinite_focal_term_is_not_fatal() -> None:
     ground_truth = torch.zeros(1, 4, 4, dtype=torch.int64)
     ground_truth[0, 0, 0] = 1  # the lesion is missed altogether
     logits.requires_grad_()
-    base, auxiliary = SegmentationLosses(auxiliary="focal", **RELEASED["losses"])(
-        logits, ground_truth
-    )
+    base, auxiliary = SegmentationLosses(auxiliary="focal", **LOSS_SWITCHES)(logits, ground_truth)
     assert auxiliary == torch.inf
-    fusion = DynamicMemoryFusion(**RELEASED["fusion"])
+    fusion = DynamicMemoryFusion(**FUSION_SWITCHES)
     total = fusion(base, auxiliary)
     total.backward()
     assert total.isfinite()

@@ -85,14 +85,17 @@ def test_changes_reach_exactly_what_they_concern(project: Project) -> None:
     before = project.runs()
     project.change("study", seeds=1, configurations=["fixed", "none-mad"])
     source = project.folder / "src/dmf/data/sources.py"
-    source.write_text(source.read_text() + "# a comment\n")
+    source.write_text(source.read_text() + "SPARE = 1\n")
     output = project.snakemake("--", "train_phantom").stdout
     assert "rule download" in output
     assert project.trained_since(before) == set()
 
     before = project.runs()
     source = project.folder / "src/dmf/losses.py"
-    source.write_text(source.read_text() + "# as good as an edit: bytes are compared\n")
+    code = source.read_text()
+    source.write_text(code + "# no statement\n")
+    assert NOTHING in project.snakemake("--", "train_phantom").stdout
+    source.write_text(code + "SPARE = 1\n")
     project.snakemake("--", "train_phantom")
     assert project.trained_since(before) == {"phantom/fixed/seed-00", "phantom/none-mad/seed-00"}
 

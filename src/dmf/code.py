@@ -176,7 +176,7 @@ def foreign_code(project: Path, code: str | None = None) -> str | None:
     A folder without `src/dmf` says nothing, unless ``code`` is the :func:`package_hash` of a
     project that cannot be seen from here. Another checkout is always refused: it may hold the same
     code now and other code tomorrow. An installed copy is as good as the project's own while its
-    code is the same.
+    code is the same, and so is a checkout for the copy in which DVC runs an experiment of it.
     """
     own = project.resolve() / "src/dmf"
     if (own / "__init__.py").is_file():
@@ -186,7 +186,9 @@ def foreign_code(project: Path, code: str | None = None) -> str | None:
     elif code is None:
         return None
     checkout = (PACKAGE.parents[1] / ".git").exists()
-    if not checkout and package_hash() == code:
+    # DVC runs an experiment (`dvc exp run --temp`) in a copy below the checkout that it is of.
+    of_dvc = PACKAGE.parents[1] / ".dvc/tmp/exps" in own.parents
+    if (not checkout or of_dvc) and package_hash() == code:
         return None
     remedy = (
         f"Use the project's own environment: `make environment` in {own.parents[1]} (delete a "
