@@ -1,9 +1,10 @@
 # Everything runs in a virtual environment of its own; the first target that needs it makes it.
 #   make demo     the whole chain on synthetic images, minutes on two cores
-#   make test     the tests
+#   make test     all tests
+#   make check    lint and the unit tests, a minute or so
 #   make paper    the paper's study (snakemake --cores all)
 #   make explanations   the extra studies that the report's explanations ask for
-#   make published      the reports in reports/published, rebuilt from the records beside them
+#   make published      pages, tables and figures of reports/published, in build/published
 #   make ui       the MLflow pages over the runs (STUDY=config/demo.yaml for the demo's)
 #   make adopt    after git clone and dvc pull: take over the results, train nothing
 #   make lint     ruff, mypy, snakefmt, snakemake --lint
@@ -19,7 +20,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test paper explanations published ui adopt lint clean environment
+.PHONY: demo test check paper explanations published ui adopt lint clean environment
 
 environment: $(VENV)/study.stamp
 
@@ -33,7 +34,7 @@ $(VENV)/study.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(VENV)/study.stamp
 	@echo "Installing the test tools into $(VENV) ..."
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[study,dev]'
-	$(VENV)/bin/pip install --quiet --no-deps --constraint constraints.txt monai torchmetrics lightning-utilities
+	$(VENV)/bin/pip install --quiet --no-deps --constraint constraints.txt monai
 	touch $@
 
 demo: $(VENV)/study.stamp
@@ -45,10 +46,13 @@ demo: $(VENV)/study.stamp
 test: $(VENV)/dev.stamp
 	python -m pytest --numprocesses 2 --dist loadfile
 
+check: lint
+	python -m pytest --numprocesses 2 --dist loadfile --ignore tests/end_to_end -m "not slow"
+
 paper: $(VENV)/study.stamp
 	snakemake --cores all
 
-# Each of these answers one question of the report; run before `make paper`'s report is drawn again.
+# Each of these studies answers one question of the report, which is then written again.
 explanations: $(VENV)/study.stamp
 	for study in grouped hard released gamma_batch gamma_epoch filter_off; do \
 	    snakemake --cores all --configfile config/$$study.yaml -- aggregate; \

@@ -2,6 +2,8 @@
 
 snakemake --cores all                                  the paper's study (params.yaml)
 snakemake --cores all --configfile config/demo.yaml    the demo, in build/demo
+snakemake --cores all --configfile config/reduced.yaml config/hard.yaml
+                                                       reduced_hard, in build/reduced_hard
 snakemake --cores all train_busi                       one phase of one data set
 snakemake -n                                           what would run, and why
 """
@@ -13,8 +15,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 try:
-    from dmf.code import foreign_code, package_hash
     from dmf.errors import DmfError
+    from dmf.provenance import foreign_code, package_hash
     from dmf.study import Study
 except ImportError as error:
     raise WorkflowError(
@@ -41,13 +43,15 @@ envvars:
 configfile: str(Path(workflow.basedir) / "params.yaml")
 
 
+# The files given with --configfile name the study. Snakemake hands them on to the processes of its
+# jobs, here and on a cluster.
 try:
-    study = Study.from_mapping(config)
+    study = Study.from_mapping(config, overlays=workflow.overwrite_configfiles)
 except DmfError as error:
     raise WorkflowError(str(error)) from None
 
 
-workdir: Path(workflow.basedir) / study.study.workdir
+workdir: Path(workflow.basedir) / study.grid.workdir
 
 
 # Used only with --software-deployment-method apptainer; the Dockerfile says how to build it.

@@ -18,11 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from dmf.data import filtering, sources, splits
+from dmf.data import download, filtering, splits
 from dmf.files import sha256_file, write_json, write_text
+from dmf.layout import Cell
+from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.record import Run, processor
+from dmf.training.record import Run
 
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"
 CONFIGURATION = "cb_dice-bayesian"  # the one with the most state
@@ -47,10 +49,10 @@ def make_run(epochs: int) -> Run:
             "fusion": {"warmup": 3, "window": 5},
         }
     )
-    sources.download("phantom", study.download_parameters("phantom"), Path())
+    download.download("phantom", study.download_parameters("phantom"), Path())
     filtering.filter_dataset("phantom", study.filter_parameters())
     splits.write_split("phantom", 0, study.split)
-    return Run("phantom", CONFIGURATION, 0, study.run_parameters(CONFIGURATION))
+    return Run(Cell("phantom", CONFIGURATION, 0), study.run_parameters(CONFIGURATION))
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
@@ -84,8 +86,8 @@ def main() -> None:
         run = make_run(epochs=2 * options.kills)
         if start(run).wait():
             raise SystemExit("the undisturbed training failed")
-        expected = {name: sha256_file(run.folder / name) for name in COMPARED}
-        shutil.rmtree(run.folder)
+        expected = {name: sha256_file(run.cell.folder / name) for name in COMPARED}
+        shutil.rmtree(run.cell.folder)
 
         kills = {"starting": 0, "training": 0}
         while sum(kills.values()) < options.kills:
@@ -95,7 +97,7 @@ def main() -> None:
                 time.sleep(chance.uniform(0, 2))
             else:
                 moment = "training"
-                wait_for_epochs(process, run.live_folder / "history.csv", chance.randint(1, 4))
+                wait_for_epochs(process, run.cell.live_folder / "history.csv", chance.randint(1, 4))
                 time.sleep(chance.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
@@ -103,7 +105,7 @@ def main() -> None:
             kills[moment] += 1
         if start(run).wait():
             raise SystemExit("the training that had been killed failed")
-        equal = {name: sha256_file(run.folder / name) == expected[name] for name in COMPARED}
+        equal = {name: sha256_file(run.cell.folder / name) == expected[name] for name in COMPARED}
         left = sorted(str(path) for path in Path(".checkpoints").glob("phantom/*/*"))
         os.chdir("/")
     record = {"device": processor(), "kills": kills, "equal": equal, "left_behind": left}

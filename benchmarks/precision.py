@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 
-from dmf.analysis.statistics import paired
-from dmf.data import filtering, sources, splits
+from dmf.analysis.verdict.statistics import paired
+from dmf.data import download, filtering, splits
 from dmf.files import read_json, write_json, write_text
+from dmf.layout import Cell
+from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.record import Run, processor
+from dmf.training.record import Run
 from dmf.training.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +35,8 @@ METRICS = {"dice": "Dice", "foreground_dice": "foreground Dice", "iou": "IoU"}
 
 def train_all(study: Study, device: str, seeds: int) -> list[dict[str, Any]]:
     """Train every run in both precisions; return their test scores, a row for each."""
-    (dataset,) = study.study.datasets
-    sources.download(dataset, study.download_parameters(dataset), Path())
+    (dataset,) = study.grid.datasets
+    download.download(dataset, study.download_parameters(dataset), Path())
     filtering.filter_dataset(dataset, study.filter_parameters())
     rows = []
     for seed in range(seeds):
@@ -44,9 +46,9 @@ def train_all(study: Study, device: str, seeds: int) -> list[dict[str, Any]]:
                 usual = study.run_parameters(configuration)
                 training = usual.training.model_copy(update={"precision": precision})
                 parameters = usual.model_copy(update={"training": training})
-                run = Run(dataset, configuration, seed, parameters)
+                run = Run(Cell(dataset, configuration, seed), parameters)
                 train(run, Execution.model_validate({"device": device}), lambda line: None)
-                scores = read_json(run.folder / "metrics.json")["last"]["test"]
+                scores = read_json(run.cell.metrics)["last"]["test"]
                 kept = {name: scores[name] for name in METRICS}
                 rows.append(
                     {"configuration": configuration, "seed": seed, "precision": precision, **kept}

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from dmf.analysis.figures import expected
+from dmf.analysis.figures.catalogue import expected
 from dmf.files import write_json, write_text
 from dmf.study import Study
 from tracking import lay_runs, processor

@@ -21,9 +21,9 @@ import torch
 
 from dmf.data import filtering, sources, splits
 from dmf.files import write_json, write_text
+from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.record import processor
 
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"
 IMPORT, READY, STEP = "import torch", "ready for the first step", "first step and validation done"

@@ -25,8 +25,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dmf.files import sha256_json, write_json, write_text
+from dmf.layout import cells
 from dmf.outcomes import SUBSETS
-from dmf.study import Study, run_folder
+from dmf.study import Study
 from dmf.tracking.curve import training_curve
 
 ROOT = Path(__file__).parents[1]
@@ -68,38 +69,36 @@ def lay_runs(workdir: Path, study: Study, full: bool) -> int:
     """Write every run folder of ``study``; return how many values MLflow should hold of them."""
     rng = random.Random(0)
     values = 0
-    for dataset in study.study.datasets:
-        for configuration in study.study.configurations:
-            for seed in study.seeds:
-                folder = workdir / run_folder(dataset, configuration, seed)
-                names = columns(configuration, full)
-                rows = [
-                    ",".join([str(epoch), *(repr(rng.random()) for _ in names)])
-                    for epoch in range(1, EPOCHS + 1)
-                ]
-                write_text(folder / "history.csv", "\n".join([",".join(["epoch", *names]), *rows]))
-                seconds = [f"{epoch},1.5,300.0" for epoch in range(1, EPOCHS + 1)]
-                timing = ["epoch,seconds,images_per_second", *seconds]
-                write_text(folder / "timing.csv", "\n".join(timing))
-                key = sha256_json([dataset, configuration, seed])
-                hashes = dict.fromkeys(("arrays", "split", "code", "initial_weights"), key)
-                record = {
-                    "key": key,
-                    "parameters": study.run_parameters(configuration).model_dump(mode="json"),
-                    "hashes": hashes,
-                    "commit": key[:40],
-                }
-                write_json(folder / "run.json", record)
-                kinds = ("", "image_", "batch_")
-                scores = {
-                    subset: {kind + name: rng.random() for kind in kinds for name in METRICS}
-                    for subset in SUBSETS
-                }
-                last, best = {"epoch": EPOCHS, **scores}, {"epoch": EPOCHS // 2, **scores}
-                outcome = {"status": "complete", "synthetic": True, "last": last, "best": best}
-                write_json(folder / "metrics.json", outcome)
-                values += EPOCHS * len(names) + 5 * len(METRICS) + 1
-    groups = len(study.study.datasets) * len(study.study.configurations)
+    for cell in cells(study.grid):
+        folder = workdir / cell.folder
+        names = columns(cell.configuration, full)
+        rows = [
+            ",".join([str(epoch), *(repr(rng.random()) for _ in names)])
+            for epoch in range(1, EPOCHS + 1)
+        ]
+        write_text(folder / "history.csv", "\n".join([",".join(["epoch", *names]), *rows]))
+        seconds = [f"{epoch},1.5,300.0" for epoch in range(1, EPOCHS + 1)]
+        timing = ["epoch,seconds,images_per_second", *seconds]
+        write_text(folder / "timing.csv", "\n".join(timing))
+        key = sha256_json([cell.dataset, cell.configuration, cell.seed])
+        hashes = dict.fromkeys(("arrays", "split", "code", "initial_weights"), key)
+        record = {
+            "key": key,
+            "parameters": study.run_parameters(cell.configuration).model_dump(mode="json"),
+            "hashes": hashes,
+            "commit": key[:40],
+        }
+        write_json(folder / "run.json", record)
+        kinds = ("", "image_", "batch_")
+        scores = {
+            subset: {kind + name: rng.random() for kind in kinds for name in METRICS}
+            for subset in SUBSETS
+        }
+        last, best = {"epoch": EPOCHS, **scores}, {"epoch": EPOCHS // 2, **scores}
+        outcome = {"status": "complete", "synthetic": True, "last": last, "best": best}
+        write_json(folder / "metrics.json", outcome)
+        values += EPOCHS * len(names) + 5 * len(METRICS) + 1
+    groups = len(study.grid.datasets) * len(study.grid.configurations)
     return values + groups * (2 * (6 * len(METRICS) + 1) + 2)
 
 
@@ -231,7 +230,7 @@ def main() -> None:
         "python": platform.python_version(),
         "mlflow": version("mlflow"),
         "niceness": os.nice(0),
-        "runs": len(study.study.datasets) * len(study.study.configurations) * study.study.seeds,
+        "runs": len(study.grid.datasets) * len(study.grid.configurations) * study.grid.seeds,
         "picture_milliseconds": picture_milliseconds(),
         "cases": [measure(study, full) for full in (False, True)],
     }

@@ -256,7 +256,7 @@ def write(options: argparse.Namespace, rounds: list[dict[str, Any]]) -> None:
     """Write the measurements as JSON, and all devices' JSON files as one page."""
     import torch
 
-    from dmf.training.record import processor
+    from dmf.provenance import processor
 
     cuda = options.device == "cuda"
     record = {
@@ -313,11 +313,11 @@ def _section(record: dict[str, Any]) -> list[str]:
         )
     if peaks:
         plain = BATCH / statistics.median(row["plain"]["seconds"] for row in rounds)
-        bounds = [peaks[name] / (plain * GFLOP_PER_IMAGE) for name in ("fp32", "bf16")]
+        bounds = [f"{peak / (plain * GFLOP_PER_IMAGE):.1f} in {n}" for n, peak in peaks.items()]
         lines += [
             "",
             "A step that only multiplied, at the peak, would be this many times as fast as the",
-            f"plain loop: {bounds[0]:.1f} in fp32, {bounds[1]:.1f} in bf16.",
+            f"plain loop: {', '.join(bounds)}.",
         ]
     if record["shares"]:
         lines += ["", "Where the time of a step goes (one thread):", "", "| operations | share |"]

@@ -11,26 +11,22 @@ import yaml
 from typer.testing import CliRunner
 
 from dmf.cli import app
+from dmf.layout import Cell
 from dmf.study import Study
 from dmf.training.record import Run
 from dmf.training.train import train
 from dmf.verify import problems
 
-from conftest import TINY, StudyMaker
-
-
-def dmf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "dmf.cli", *arguments], capture_output=True, text=True
-    )
+from conftest import TINY, StudyMaker, dmf
 
 
 @pytest.fixture
 def trained(tiny_study: StudyMaker, tmp_path: Path) -> Study:
     study = tiny_study()
     train(
-        Run("phantom", "fixed", 0, study.run_parameters("fixed")), study.execution, lambda s: None
+        Run(Cell("phantom", "fixed", 0), study.run_parameters("fixed")),
+        study.execution,
+        lambda s: None,
     )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(TINY))
     return study
@@ -48,8 +44,9 @@ def test_failures_are_one_message_and_status_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments in (["check"], ["train", "phantom", "fixed", "0"], ["verify"]):
-        done = dmf(*arguments)
+    python = [sys.executable, "-m", "dmf.cli", "check"]
+    a_process = subprocess.run(python, capture_output=True, text=True)
+    for done in (a_process, dmf("train", "phantom", "fixed", "0"), dmf("verify")):
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.startswith("error: params.yaml cannot be read")
@@ -173,7 +170,7 @@ def test_plan_counts_runs_and_measures_the_rest(trained: Study) -> None:
     (done,) = plan(trained)
     assert done.states == {"complete": 1, "diverged": 0, "interrupted": 0, "left": 0}
     more = trained.model_copy(
-        update={"study": trained.study.model_copy(update={"configurations": ["fixed", "none-mad"]})}
+        update={"grid": trained.grid.model_copy(update={"configurations": ["fixed", "none-mad"]})}
     )
     (outlook,) = plan(more)
     assert (outlook.states["complete"], outlook.states["left"]) == (1, 1)

@@ -1,14 +1,17 @@
-"""The code on the page about the fusion runs, and does what the page says of it."""
+"""The code that the documents show of the fusion runs, and does what they say of it."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "fusion.md"
+from conftest import REPOSITORY
+
+PAGE = REPOSITORY / "docs/fusion.md"
+README = REPOSITORY / "README.md"
 
 
+@pytest.mark.slow
 def test_code_of_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
@@ -25,3 +28,22 @@ def test_code_of_the_page() -> None:
     averaged = namespace["regression"].fusion.weights
     assert averaged.sum().item() == pytest.approx(1)
     assert not averaged.equal(namespace["torch"].full((2,), 0.5))
+
+
+def test_the_three_lines_of_the_readme() -> None:
+    import torch
+
+    (change,) = re.findall(r"^```diff\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    lines = change.splitlines()
+    assert sum(line.startswith("+") for line in lines) == 3
+    model = torch.nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    namespace: dict[str, Any] = {
+        "batches": [(torch.randn(4, 2), torch.randn(4, 1)) for _ in range(60)],
+        "model": model,
+        "losses": lambda output, targets: ((output - targets).square().mean(), output.abs().mean()),
+        "optimiser": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    exec("\n".join(line[1:] for line in lines if not line.startswith("-")), namespace)
+    assert namespace["fusion"].weights.sum().item() == pytest.approx(1)
+    assert not torch.equal(model.weight, before)

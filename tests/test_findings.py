@@ -5,36 +5,44 @@ from pathlib import Path
 
 import pytest
 
-from dmf import publish
+from dmf import records
 
 from conftest import REPOSITORY
 
+FINDINGS = REPOSITORY / "docs/findings.md"
 NUMBER = re.compile(r"\d+\.\d+")
-PUBLISHED = REPOSITORY / publish.FOLDER
+# As a report prints it: +3.38, 77.30 ± 2.01, −0.68 to +2.04.
+VALUE = re.compile(r"[−+]?\d+\.\d+(?: (?:±|to) [−+]?\d+\.\d+)?")
 
 
 @pytest.fixture(scope="module")
 def reported() -> str:
-    """Return the words of all published reports."""
-    pages = [*PUBLISHED.glob("*/reports/report.md"), *PUBLISHED.glob("*/reports/tables/*.md")]
-    return _flat(" ".join(page.read_text() for page in pages))
+    """Return the words of all published reports, and of the audit of the paper's numbers."""
+    pages = sorted((REPOSITORY / records.FOLDER).glob("*/report.md"))
+    return _flat(" ".join(page.read_text() for page in [*pages, REPOSITORY / "docs/audit.md"]))
 
 
-@pytest.mark.parametrize("name", ["docs/findings.md", "README.md"])
-def test_quotations_are_from_the_reports(name: str, reported: str) -> None:
+def test_quotations_are_from_the_reports(reported: str) -> None:
     """Quoted paragraphs and tables of results stand in a report, word for word."""
-    quoted = _quotations(REPOSITORY / name)
+    quoted = _quotations(FINDINGS)
     assert quoted
     for text in quoted:
         assert _flat(text) in reported, text
 
 
 def test_numbers_between_quotations_are_quoted() -> None:
-    text = (REPOSITORY / "docs/findings.md").read_text()
-    prose = "\n".join(line for line in text.splitlines() if not line.startswith(">"))
+    prose = "\n".join(line for line in FINDINGS.read_text().splitlines() if line[:1] != ">")
     links_left_out = re.sub(r"\]\([^)]*\)|`[^`]*`", "", prose)
-    quoted = set(NUMBER.findall(" ".join(_quotations(REPOSITORY / "docs/findings.md"))))
+    quoted = set(NUMBER.findall(" ".join(_quotations(FINDINGS))))
     assert set(NUMBER.findall(links_left_out)) <= quoted
+
+
+def test_numbers_of_the_readme_are_from_the_reports(reported: str) -> None:
+    section = (REPOSITORY / "README.md").read_text().split("## What came out")[1].split("\n## ")[0]
+    values = VALUE.findall(_flat(section))
+    assert len(values) >= 7
+    for value in values:
+        assert value in reported, value
 
 
 def _quotations(path: Path) -> list[str]:

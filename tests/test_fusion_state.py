@@ -229,8 +229,17 @@ def test_evaluation_applies_the_last_weights_and_changes_nothing(
 
 @pytest.mark.parametrize(
     ("weighting", "options", "backend"),
-    [(*variant, "aot_eager_decomp_partition") for variant in VARIANTS]
-    + [(*variant, "inductor") for variant in (("random", {}), VARIANTS[7])],
+    [
+        (*VARIANTS[0], "aot_eager_decomp_partition"),
+        *(
+            pytest.param(*v, "aot_eager_decomp_partition", marks=pytest.mark.slow)
+            for v in VARIANTS[1:]
+        ),
+        *(
+            pytest.param(*v, "inductor", marks=pytest.mark.slow)
+            for v in (("random", {}), VARIANTS[7])
+        ),
+    ],
 )
 def test_compiles_without_graph_breaks(
     weighting: str, options: dict[str, Any], backend: str

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from dmf.code import STEP_FILES, step_files
+from dmf.provenance import STEP_FILES, step_files
 
 from conftest import REPOSITORY
 

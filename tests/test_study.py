@@ -6,14 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from dmf.configurations import paper_configurations
 from dmf.errors import DmfError
-from dmf.study import (
-    RELEASED,
-    Study,
-    known_configurations,
-    paper_configurations,
-    parse_configuration,
-)
+from dmf.study import PAPER, RELEASED, Study
 
 from conftest import REPOSITORY, TINY, tiny
 
@@ -25,15 +20,24 @@ def shipped_params() -> dict[str, Any]:
 
 def test_params_yaml_is_the_papers_study() -> None:
     study = Study.load(REPOSITORY / "params.yaml")
-    assert study.study.datasets == ["busi", "busc", "bus"]
-    assert study.study.configurations == paper_configurations()
+    assert study.grid.datasets == ["busi", "busc", "bus"]
+    assert study.grid.configurations == paper_configurations()
     assert len(paper_configurations()) == 13
     assert len(study.seeds) == 10
-    assert study.training.epochs == 100
+    assert {
+        "epochs": study.training.epochs,
+        "image_size": study.data.image_size,
+        "filters": study.model.filters,
+        "seeds": study.grid.seeds,
+    } == PAPER
+    assert (PAPER["epochs"], PAPER["seeds"]) == (100, 10)
 
 
 def test_params_yaml_spells_out_every_default() -> None:
-    """A reader of params.yaml sees every number: nothing is left to a default in the code."""
+    """A reader of params.yaml sees every number: nothing is left to a default in the code.
+
+    But for the study's name and folder, which follow from the overlays.
+    """
 
     def keys(values: Any, path: str = "") -> set[str]:
         if not isinstance(values, dict):
@@ -41,8 +45,9 @@ def test_params_yaml_spells_out_every_default() -> None:
         return {leaf for key, value in values.items() for leaf in keys(value, f"{path}.{key}")}
 
     values = shipped_params()
-    dumped = Study.from_mapping(values).model_dump()
-    assert keys(values) == keys(dumped)
+    dumped = Study.from_mapping(values).model_dump(by_alias=True)
+    assert keys(dumped) - keys(values) == {".study.name", ".study.workdir"}
+    assert keys(values) <= keys(dumped)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +55,27 @@ def test_params_yaml_spells_out_every_default() -> None:
 )
 def test_every_shipped_overlay_is_valid_and_works_elsewhere(overlay: Path) -> None:
     study = Study.load(REPOSITORY / "params.yaml", overlay)
-    assert study.study.workdir == f"build/{study.study.name}"
-    assert study.study.name == overlay.stem
+    assert study.grid.workdir == f"build/{study.grid.name}"
+    assert study.grid.name == overlay.stem
+
+
+def test_overlays_name_the_study_unless_one_of_them_does(tmp_path: Path) -> None:
+    params = REPOSITORY / "params.yaml"
+    reduced, hard = (REPOSITORY / f"config/{name}.yaml" for name in ("reduced", "hard"))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("study: {name: other}")
+    for overlays, name, workdir in (
+        ((), "paper", "."),
+        ((params,), "paper", "."),
+        ((reduced,), "reduced", "build/reduced"),
+        ((reduced, hard), "reduced_hard", "build/reduced_hard"),
+        ((reduced, mine), "other", "build/reduced_mine"),
+    ):
+        grid = Study.load(params, *overlays).grid
+        assert (grid.name, grid.workdir) == (name, workdir)
+    both = Study.load(params, reduced, hard)
+    assert both.losses.kind == "hard"
+    assert both.data.image_size == 64
 
 
 REFUSED = {
@@ -71,7 +95,7 @@ REFUSED = {
         ["cb_dise-variance", "did you mean 'cb_dice-variance'?", "tversky"],
     ),
     "the same twice": ("study: {configurations: [fixed, fixed]}", ["named twice: fixed"]),
-    "two names of one": ("study: {configurations: [fixed, none-fixed]}", ["short for"]),
+    "two names of one": ("study: {configurations: [fixed, none-fixed]}", ["named twice: fixed"]),
     "no seeds": ("study: {seeds: 0}", ["study.seeds = 0", "greater than or equal to 1"]),
     "odd image size": ("data: {image_size: 100}", ["100", "multiple of 16"]),
     "warm-up beyond window": ("fusion: {warmup: 200}", ["warmup (200)", "window (150)"]),
@@ -123,17 +147,8 @@ def test_lists_replace_and_mappings_merge(tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("study: {configurations: [fixed]}")
     study = Study.load(REPOSITORY / "params.yaml", overlay)
-    assert study.study.configurations == ["fixed"]
-    assert study.study.datasets == ["busi", "busc", "bus"]
-
-
-@pytest.mark.parametrize("name", known_configurations())
-def test_configuration_names_round_trip(name: str) -> None:
-    configuration = parse_configuration(name)
-    assert configuration.name == name
-    expected = {"fixed": "none-fixed", "cross_entropy": "none-fixed"}.get(name, name)
-    suffix = "_ema" if configuration.smoothed else ""
-    assert f"{configuration.auxiliary}-{configuration.weighting}{suffix}" == expected
+    assert study.grid.configurations == ["fixed"]
+    assert study.grid.datasets == ["busi", "busc", "bus"]
 
 
 @pytest.mark.parametrize(
@@ -166,13 +181,14 @@ def test_released_preset_sets_the_four_switches_and_nothing_else() -> None:
     assert released["losses"]["focal"]["applied_to"] == "precision"
     assert released["fusion"]["median"] == "released"
     assert released["fusion"]["detach"] is False
-    for *path, last in RELEASED:
-        section = released
-        original = paper
-        for key in path:
-            section, original = section[key], original[key]
-        section[last] = original[last]
-    assert released == {**paper, "preset": "released"}
+    assert set(RELEASED) == {"losses", "fusion"}
+    focal = {"focal": {**paper["losses"]["focal"], "applied_to": "precision"}}
+    assert released == {
+        **paper,
+        "preset": "released",
+        "losses": {**paper["losses"], **focal, "kind": "hard"},
+        "fusion": {**paper["fusion"], "median": "released", "detach": False},
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from dmf import __version__
-from dmf.code import foreign_code
+from dmf import __version__, layout
 from dmf.errors import DmfError
+from dmf.provenance import foreign_code
 from dmf.settings import Execution, Settings, Split
 from dmf.study import (
     DownloadParameters,
@@ -50,7 +50,8 @@ def _refuse_foreign_code(project: Path, code: str | None = None) -> None:
 
 Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
 Overlay = Annotated[
-    list[Path] | None, typer.Option("--overlay", help="Laid over the study, e.g. config/demo.yaml.")
+    list[Path] | None,
+    typer.Option("--overlay", help="Laid over the study, in order, e.g. config/demo.yaml."),
 ]
 Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
 Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
@@ -60,7 +61,7 @@ ROOT_PARAMS = Path("params.yaml")
 def _study(params: Path, overlay: list[Path] | None) -> Study:
     """Load the study and enter its working directory."""
     study = Study.load(params, *(overlay or []))
-    workdir = params.parent / study.study.workdir
+    workdir = params.parent / study.grid.workdir
     workdir.mkdir(parents=True, exist_ok=True)
     os.chdir(workdir)
     return study
@@ -100,7 +101,7 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     from dmf.training import devices, probe
 
     study = Study.load(params, *(overlay or []))
-    grid = study.study
+    grid = study.grid
     runs = len(grid.datasets) * len(grid.configurations) * grid.seeds
     typer.echo(
         f"study {grid.name!r}: {len(grid.datasets)} datasets x {len(grid.configurations)} "
@@ -138,7 +139,7 @@ def download(
     overlay: Overlay = None,
 ) -> None:
     """Download or generate a set into data/raw/."""
-    from dmf.data.sources import download as run
+    from dmf.data.download import download as run
 
     root = root.resolve()
     run(
@@ -179,7 +180,7 @@ def card(
 
     if not here:
         _study(params, overlay)
-    write_card(dataset, Path("reports/data"))
+    write_card(dataset, layout.CARDS)
 
 
 @app.command()
@@ -213,17 +214,18 @@ def train(
 
     if parameters is None:
         study = _study(params, overlay)
-        if dataset not in study.study.datasets or seed not in study.seeds:
+        if dataset not in study.grid.datasets or seed not in study.seeds:
             raise DmfError(
                 f"{dataset} seed {seed} is not part of the study: datasets are "
-                f"{', '.join(study.study.datasets)}, seeds 0 to {study.seeds[-1]}"
+                f"{', '.join(study.grid.datasets)}, seeds 0 to {study.seeds[-1]}"
             )
         chosen, where = study.run_parameters(configuration), study.execution
     else:
         chosen = RunParameters.model_validate_json(parameters)
         where = Execution.model_validate_json(execution or "{}")
     try:
-        train_run(Run(dataset, configuration, seed, chosen), where, _say)
+        cell = layout.Cell(dataset, chosen.configuration.name, seed)
+        train_run(Run(cell, chosen), where, _say)
     except Interrupted as error:
         typer.echo(f"{error}; the same command continues from the checkpoint", err=True)
         raise typer.Exit(128 + error.signal) from None
@@ -239,29 +241,31 @@ def aggregate(
     """Collect every run's metrics into reports/results.csv."""
     from dmf.analysis import results
 
-    grid = _given(Grid, parameters, params, overlay, lambda study: study.study)
-    results.write(results.collect(grid, partial=partial), grid, Path("reports"))
+    grid = _given(Grid, parameters, params, overlay, lambda study: study.grid)
+    results.write(results.collect(grid, partial=partial), grid, layout.REPORTS)
 
 
 @app.command()
 def figures(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     """Draw the figures from reports/results.csv and the histories."""
-    from dmf.analysis import figures, results
+    from dmf.analysis import results
+    from dmf.analysis.figures import catalogue
 
     given = _report_parameters(parameters, params, overlay)
-    figures.write_all(results.read(Path("reports/results.csv")), given, Path("reports/figures"))
+    catalogue.write_all(results.read(layout.RESULTS), given, layout.FIGURES)
 
 
 @app.command()
 def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     """Write tables, verdicts and the page reports/index.html."""
-    from dmf.analysis import page, results, tables
+    from dmf.analysis import results, tables
+    from dmf.analysis.page import page
 
     given = _report_parameters(parameters, params, overlay)
-    frame = results.read(Path("reports/results.csv"))
-    tables.write_all(frame, given, Path("reports/tables"))
-    page.write(frame, given, Path("reports"))
-    typer.echo(f"report: {Path('reports/index.html').resolve()}")
+    frame = results.read(layout.RESULTS)
+    tables.write_all(frame, given, layout.TABLES)
+    page.write(frame, given, layout.REPORTS)
+    typer.echo(f"report: {layout.PAGE.resolve()}")
 
 
 @app.command()
@@ -271,11 +275,11 @@ def left(
     overlay: Overlay = None,
 ) -> None:
     """List the results that neither this machine nor reports/published/ has."""
-    from dmf import publish as publishing
+    from dmf import records
 
-    folder = root.resolve() / publishing.FOLDER
+    folder = root.resolve() / records.FOLDER
     study = _study(params, overlay)
-    for path in publishing.left(study, folder / study.study.name):
+    for path in records.left(study, folder / study.grid.name):
         typer.echo(path)
 
 
@@ -288,13 +292,15 @@ def publish(
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
-    """Copy the study's records and report, without images and models, to reports/published/."""
-    from dmf import publish as publishing
+    """Keep the study's records, without images and models, and its report in reports/published/."""
+    from dmf import records
+    from dmf.rebuild import rebuild
 
-    folder = root.resolve() / publishing.FOLDER
+    root = root.resolve()
     study = _study(params, overlay)
-    publishing.publish(study, folder / study.study.name, _say, replace=replace)
-    publishing.rebuild(folder / study.study.name, _say)
+    folder = root / records.FOLDER / study.grid.name
+    records.publish(study, folder, _say, replace=replace)
+    rebuild([folder], root, _say)
 
 
 @app.command()
@@ -303,11 +309,11 @@ def rebuild(
         list[Path] | None, typer.Argument(help="Published studies; all, if none is named.")
     ] = None,
 ) -> None:
-    """Write the reports of published studies anew, from the records beside them alone."""
-    from dmf import publish as publishing
+    """Write the reports of published studies anew, from their records, into build/published/."""
+    from dmf import records
+    from dmf.rebuild import rebuild
 
-    for folder in folders or publishing.published():
-        publishing.rebuild(folder, _say)
+    rebuild(folders or records.published(), log=_say)
 
 
 @app.command()
@@ -322,7 +328,7 @@ def track(
     from dmf import tracking
 
     given = _report_parameters(parameters, params, overlay)
-    summary = tracking.track(given, follow=follow, strict=strict, report=_say)
+    summary = tracking.track(given, follow=follow, strict=strict, log=_say)
     typer.echo(summary.message, err=bool(summary.failed))
 
 
@@ -337,7 +343,7 @@ def ui(
 
     study = _study(params, overlay)
     command = tracking.server_command(port=port)
-    typer.echo(tracking.track(study.report_parameters(), report=_say).message)
+    typer.echo(tracking.track(study.report_parameters(), log=_say).message)
     typer.echo(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.")
     os.execve(command[0], command, tracking.server_environment())
 
@@ -353,7 +359,7 @@ def predict(
     """Segment images with a trained model: <name>_mask.png and <name>_overlay.png."""
     from dmf.training.predict import predict_files
 
-    file = model / "best.safetensors" if model.is_dir() else model
+    file = model / layout.BEST_MODEL if model.is_dir() else model
     for path in predict_files(images, file, output):
         typer.echo(path)
 
@@ -368,7 +374,7 @@ def verify(
     from dmf.verify import problems
 
     study = _study(params, overlay)
-    found = problems(study, study.study.datasets if dataset is None else [dataset])
+    found = problems(study, study.grid.datasets if dataset is None else [dataset])
     for line in found:
         typer.echo(line, err=True)
     if found:

@@ -1,4 +1,10 @@
-"""The one exception that reaches people as a plain message."""
+"""What reaches people as plain text: the one exception, and lines of progress."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+#: Takes a line of progress, to print it or to keep it.
+Log: TypeAlias = Callable[[str], None]
 
 
 class DmfError(Exception):

@@ -1,20 +1,21 @@
 """``params.yaml`` as a typed, validated object, and what each step of the workflow takes from it.
 
-The command line, Snakemake and the tests read the study through this module alone; its sections
-are in `dmf.settings`. No formula is here: a change of this file never makes a training stale by
-itself, only changed values do.
+Its sections are in `dmf.settings`, the names of configurations in `dmf.configurations`, its places
+in `dmf.layout`. No formula is here: a change of this file never makes a training stale by itself,
+only changed values do.
+
+Overlays name a study: `config/reduced.yaml` and `config/hard.yaml` over `params.yaml` are the study
+`reduced_hard`, in `build/reduced_hard`; `params.yaml` alone is `paper`, in the project's folder.
 """
 
-import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from dmf.configurations import Configuration, parse_configuration
 from dmf.errors import DmfError
 from dmf.settings import (
     ArchiveSource,
@@ -37,30 +38,31 @@ from dmf.settings import (
     Training,
     Tversky,
 )
+from dmf.validation import explain
 
-AUXILIARIES = ("none", "tversky", "focal", "cb_dice")
-PAPER_WEIGHTINGS = ("variance", "mad", "bayesian")
-EXTRA_WEIGHTINGS = ("fixed", "random", "softadapt", "cov")
-SMOOTHED = "_ema"
+BASE = "params.yaml"
 PAPER_DATASETS = ("busi", "busc", "bus")
 
 # The notebook's four departures from the paper, as `preset: released` sets them.
-RELEASED = {
-    ("losses", "kind"): "hard",
-    ("losses", "focal", "applied_to"): "precision",
-    ("fusion", "median"): "released",
-    ("fusion", "detach"): False,
+RELEASED: dict[str, Any] = {
+    "losses": {"kind": "hard", "focal": {"applied_to": "precision"}},
+    "fusion": {"median": "released", "detach": False},
 }
 
 
 class Grid(Settings):
     """Which runs make up the study."""
 
-    name: Name = "paper"
-    workdir: str = "."
+    name: Name
+    workdir: str
     datasets: Annotated[list[Name], Field(min_length=1)]
     configurations: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[int, Field(ge=1, le=100)] = 10
+
+    @field_validator("configurations")
+    @classmethod
+    def _canonical(cls, names: list[str]) -> list[str]:
+        return [parse_configuration(name).name for name in names]
 
     @field_validator("datasets", "configurations")
     @classmethod
@@ -70,68 +72,14 @@ class Grid(Settings):
             raise ValueError(f"named twice: {', '.join(sorted(twice))}")
         return names
 
-    @field_validator("configurations")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        configurations = [parse_configuration(name) for name in names]
-        if {"fixed", "none-fixed"} <= set(names):
-            raise ValueError("`fixed` is short for `none-fixed`: keep one of the two")
-        assert len(configurations) == len(names)
-        return names
 
-
-class Configuration(Settings):
-    """One way to weight the losses: `<auxiliary>-<weighting>`, `fixed` or `cross_entropy`."""
-
-    name: str
-    auxiliary: Literal["none", "tversky", "focal", "cb_dice"]
-    weighting: Literal["variance", "mad", "bayesian", "fixed", "random", "softadapt", "cov"]
-    smoothed: bool = False
-    only_cross_entropy: bool = False
-
-
-def parse_configuration(name: str) -> Configuration:
-    """Return the configuration that ``name`` stands for; raises ValueError for an unknown name.
-
-    `_ema` after a weighting (`cb_dice-variance_ema`) smooths its weights with an exponential moving
-    average. `cross_entropy` trains with that loss alone.
-    """
-    if name == "cross_entropy":
-        return Configuration(
-            name=name, auxiliary="none", weighting="fixed", only_cross_entropy=True
-        )
-    auxiliary, _, weighting = ("none-fixed" if name == "fixed" else name).partition("-")
-    smoothed = weighting.endswith(SMOOTHED)
-    weighting = weighting.removesuffix(SMOOTHED)
-    if (
-        auxiliary not in AUXILIARIES
-        or weighting not in PAPER_WEIGHTINGS + EXTRA_WEIGHTINGS
-        or (smoothed and weighting == "fixed")
-    ):
-        close = difflib.get_close_matches(name, known_configurations(), n=1)
-        raise ValueError(
-            f"unknown configuration {name!r}"
-            + (f" (did you mean {close[0]!r}?)" if close else "")
-            + f". Allowed: fixed, cross_entropy, or <auxiliary>-<weighting> with auxiliary one of "
-            f"{', '.join(AUXILIARIES)} and weighting one of "
-            f"{', '.join(PAPER_WEIGHTINGS + EXTRA_WEIGHTINGS)}, each but fixed also with {SMOOTHED}"
-        )
-    return Configuration.model_validate(
-        {"name": name, "auxiliary": auxiliary, "weighting": weighting, "smoothed": smoothed}
-    )
-
-
-def known_configurations() -> list[str]:
-    """Return every name :func:`parse_configuration` accepts."""
-    weightings = [*PAPER_WEIGHTINGS, *EXTRA_WEIGHTINGS]
-    weightings += [w + SMOOTHED for w in weightings if w != "fixed"]
-    return ["fixed", "cross_entropy", *(f"{a}-{w}" for a in AUXILIARIES for w in weightings)]
-
-
-def paper_configurations() -> list[str]:
-    """Return the paper's 13 configurations in the order of its tables."""
-    order = ("tversky", "focal", "cb_dice", "none")
-    return [*(f"{a}-{w}" for a in order for w in PAPER_WEIGHTINGS), "fixed"]
+# What the paper's study has where a smaller one has less: the defaults.
+PAPER = {
+    "epochs": Training().epochs,
+    "image_size": Data().image_size,
+    "filters": Model().filters,
+    "seeds": Grid.model_fields["seeds"].default,
+}
 
 
 class DownloadParameters(Settings):
@@ -188,7 +136,7 @@ class ReportParameters(Settings):
 class Study(Settings):
     """The whole of ``params.yaml``."""
 
-    study: Grid
+    grid: Annotated[Grid, Field(alias="study")]
     preset: Literal["paper", "released"] = "paper"
     datasets: dict[Name, Source]
     data: Data = Data()
@@ -203,7 +151,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name in self.study.datasets:
+        for name in self.grid.datasets:
             if name not in self.datasets:
                 raise ValueError(
                     f"study.datasets names {name!r}, which `datasets` does not describe. "
@@ -219,32 +167,37 @@ class Study(Settings):
         return self
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, origin: str = "params.yaml") -> Self:
-        """Validate ``values``; raises DmfError with the key, the value and what is allowed."""
-        settings: dict[str, Any] = deepcopy(dict(values))
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, overlays: Sequence[Path] = (), base: Path = Path(BASE)
+    ) -> Self:
+        """Validate ``values`` of ``base`` with ``overlays`` merged in, which name the study.
+
+        Raises DmfError with the key, the value and what is allowed.
+        """
+        stems = [path.stem for path in overlays if path.name != BASE]
+        name = "_".join(stems) or "paper"
+        given = {"study": {"name": name, "workdir": f"build/{name}" if stems else "."}}
+        settings = _merge(given, values)
         if settings.get("preset") == "released":
-            for (*path, last), value in RELEASED.items():
-                section = settings
-                for key in path:
-                    section = section.setdefault(key, {})
-                section[last] = value
+            settings = _merge(settings, RELEASED)
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            raise DmfError(_explain(error, origin)) from None
+            origin = " + ".join(map(str, (base, *overlays)))
+            raise DmfError(f"{origin} is not a valid study:\n{explain(error, cls)}") from None
 
     @classmethod
-    def load(cls, path: Path = Path("params.yaml"), *overlays: Path) -> Self:
+    def load(cls, path: Path = Path(BASE), *overlays: Path) -> Self:
         """Read ``path``, lay the overlays over it (lists replace, mappings merge), validate."""
         values: dict[str, Any] = {}
         for file in (path, *overlays):
             values = _merge(values, _read_yaml(file))
-        return cls.from_mapping(values, origin=" + ".join(map(str, (path, *overlays))))
+        return cls.from_mapping(values, overlays=overlays, base=path)
 
     @property
     def seeds(self) -> range:
         """The seeds of the study, 0 to seeds - 1."""
-        return range(self.study.seeds)
+        return range(self.grid.seeds)
 
     def source(self, dataset: str) -> PhantomSource | ArchiveSource | FolderSource:
         """Return where ``dataset`` comes from; raises DmfError for an unknown name."""
@@ -291,8 +244,8 @@ class Study(Settings):
     def report_parameters(self) -> ReportParameters:
         """Return what aggregation and the report need."""
         return ReportParameters(
-            grid=self.study,
-            kinds={name: self.datasets[name].kind for name in self.study.datasets},
+            grid=self.grid,
+            kinds={name: self.datasets[name].kind for name in self.grid.datasets},
             preset=self.preset,
             split=self.split,
             epochs=self.training.epochs,
@@ -313,19 +266,8 @@ class Study(Settings):
             },
             exclude_defaults=True,
         )
-        preset = RELEASED if self.preset == "released" else {}
-        known = {f"{'.'.join(path)} = {value}" for path, value in preset.items()}
+        known = list(_lines(RELEASED)) if self.preset == "released" else []
         return [line for line in _lines(changed) if line not in known]
-
-
-def run_folder(dataset: str, configuration: str, seed: int) -> Path:
-    """Return the folder of one run, relative to the study's working directory."""
-    return Path("models") / dataset / configuration / f"seed-{seed:02d}"
-
-
-def split_file(dataset: str, seed: int) -> Path:
-    """Return the split of one seed, relative to the study's working directory."""
-    return Path("data/splits") / dataset / f"seed-{seed:02d}.csv"
 
 
 def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -351,7 +293,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -359,42 +301,3 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    """Turn a validation error into lines of `key: what is wrong`, with a suggestion for typos."""
-    lines = []
-    for problem in error.errors():
-        # Tags of discriminated unions are part of the location, but not of the file.
-        location = [str(part) for part in problem["loc"]]
-        if len(location) > 2 and location[0] == "datasets":
-            del location[2:3]
-        key = ".".join(location)
-        if problem["type"] == "extra_forbidden":
-            allowed = _allowed_keys(location[:-1])
-            close = difflib.get_close_matches(location[-1], allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            lines.append(f"{key}: unknown key.{hint} Allowed here: {', '.join(allowed)}")
-        elif problem["type"] in ("value_error", "assertion_error"):
-            lines.append(
-                f"{key}: {problem['ctx']['error']}" if key else f"{problem['ctx']['error']}"
-            )
-        elif problem["type"] == "missing":
-            lines.append(f"{key}: missing; this key is required")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {_lower(problem['msg'])}")
-    return f"{origin} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _lower(message: str) -> str:
-    return re.sub(r"^Input s", "s", message)
-
-
-def _allowed_keys(location: Sequence[str]) -> list[str]:
-    section: Any = Study
-    for index, key in enumerate(location):
-        if index == 1 and location[0] == "datasets":
-            kinds = (PhantomSource, ArchiveSource, FolderSource)
-            return sorted({field for kind in kinds for field in kind.model_fields})
-        section = section.model_fields[key].annotation
-    return list(section.model_fields)

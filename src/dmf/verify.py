@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from dmf import layout
 from dmf.data import raw
 from dmf.data.arrays import read_arrays
 from dmf.errors import DmfError
 from dmf.files import read_json
-from dmf.study import Study, run_folder, split_file
-from dmf.training.record import Run, complete_record, misfits
+from dmf.study import Study
+from dmf.training.record import Run, complete_record, misfits, runs
 
 
 def problems(study: Study, datasets: Sequence[str]) -> list[str]:
@@ -21,27 +22,23 @@ def problems(study: Study, datasets: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for dataset in datasets:
-        for check in (_raw_problems(dataset), _array_problems(study, dataset)):
-            found += check
-        for name in study.study.configurations:
-            for seed in study.seeds:
-                found += _run_problems(study, dataset, name, seed)
+        found += [*_raw_problems(dataset), *_array_problems(study, dataset)]
+        for run in runs(study):
+            if run.cell.dataset == dataset:
+                found += _run_problems(run)
     return found
 
 
 def strangers(study: Study, *, delete: bool) -> list[Path]:
     """Return (and delete, if asked) run folders, checkpoints and splits the study does not name."""
-    runs = {
-        run_folder(dataset, name, seed)
-        for dataset in study.study.datasets
-        for name in study.study.configurations
-        for seed in study.seeds
-    }
-    live = {Path(".checkpoints") / path.relative_to("models") for path in runs}
-    splits = {split_file(d, seed) for d in study.study.datasets for seed in study.seeds}
-    found = [path for path in sorted(Path("models").glob("*/*/seed-*")) if path not in runs]
-    found += [p for p in sorted(Path(".checkpoints").glob("*/*/seed-*")) if p not in live]
-    found += [p for p in sorted(Path("data/splits").glob("*/seed-*.csv")) if p not in splits]
+    cells = layout.cells(study.grid)
+    expected = {path for cell in cells for path in (cell.folder, cell.live_folder, cell.split)}
+    there = (
+        *sorted(layout.MODELS.glob("*/*/seed-*")),
+        *sorted(layout.LIVE.glob("*/*/seed-*")),
+        *sorted(layout.SPLITS.glob("*/seed-*.csv")),
+    )
+    found = [path for path in there if path not in expected]
     if delete:
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -49,7 +46,7 @@ def strangers(study: Study, *, delete: bool) -> list[Path]:
 
 
 def _raw_problems(dataset: str) -> Iterator[str]:
-    if not (raw.ROOT / dataset).exists():
+    if not (layout.RAW / dataset).exists():
         return
     try:
         manifest: pd.DataFrame = raw.read_manifest(dataset)
@@ -59,11 +56,11 @@ def _raw_problems(dataset: str) -> Iterator[str]:
     except DmfError as error:
         yield str(error)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        yield f"data/raw/{dataset}: its description is damaged ({error!r})"
+        yield f"{layout.RAW / dataset}: its description is damaged ({error!r})"
 
 
 def _array_problems(study: Study, dataset: str) -> Iterator[str]:
-    path = Path("data/filtered") / f"{dataset}.json"
+    path = layout.arrays(dataset)
     try:
         read_arrays(path)
         made_with = read_json(path)["parameters"]
@@ -77,16 +74,16 @@ def _array_problems(study: Study, dataset: str) -> Iterator[str]:
         yield f"{path}: made with other parameters than the study's: {made_with}"
 
 
-def _run_problems(study: Study, dataset: str, name: str, seed: int) -> Iterator[str]:
-    run = Run(dataset, name, seed, study.run_parameters(name))
+def _run_problems(run: Run) -> Iterator[str]:
+    folder = run.cell.folder
     try:
         key = run.key()
-        record = complete_record(run.folder)
+        record = complete_record(folder)
         if record is None:
-            yield f"{run.folder}: missing, unfinished or damaged"
+            yield f"{folder}: missing, unfinished or damaged"
         elif record["key"] != key:
-            yield f"{run.folder}: the result of other {' and '.join(misfits(run, record))}"
-        elif read_json(run.folder / "metrics.json") != record["outcome"]:
-            yield f"{run.folder}/metrics.json: not the outcome that run.json records"
+            yield f"{folder}: the result of other {' and '.join(misfits(run, record))}"
+        elif read_json(run.cell.metrics) != record["outcome"]:
+            yield f"{run.cell.metrics}: not the outcome that run.json records"
     except DmfError as error:
         yield str(error)

@@ -3,16 +3,16 @@
 import os
 import sys
 
-from dmf.analysis.figures import expected
-from dmf.code import code_hash
-from dmf.study import run_folder, split_file
+from dmf.analysis.figures.catalogue import expected
+from dmf import layout
+from dmf.provenance import code_hash
 from dmf.training.devices import device_names, resolve
 from dmf.training.probe import ask, check
 
-DATASETS = study.study.datasets
-CONFIGURATIONS = study.study.configurations
+DATASETS = study.grid.datasets
+CONFIGURATIONS = study.grid.configurations
 SEEDS = [f"{seed:02d}" for seed in study.seeds]
-FIGURES = [f"reports/figures/{name}" for name in expected(study.report_parameters())]
+FIGURES = [str(layout.FIGURES / name) for name in expected(study.report_parameters())]
 
 
 wildcard_constraints:
@@ -86,39 +86,37 @@ if (
     workflow.is_main_process
     and not CHECKED & set(sys.argv)
     and not Path(".snakemake/metadata").is_dir()
-    and any(Path("models").glob("*/*/seed-*/run.json"))
+    and any(layout.MODELS.glob("*/*/seed-*/run.json"))
 ):
     raise WorkflowError(
-        "There are results here, but no record of what they were made with (.snakemake/metadata): "
-        "a clone, a copy, or a deleted .snakemake. Take them over with `make adopt`, which checks "
-        "them against the parameters; or let every step check its own, without repeating finished "
-        "runs: snakemake --cores all --forcerun filter split train"
+        "Results are here, but Snakemake's record of how they were made is not (.snakemake/metadata). "
+        "After a clone or copy, run `make adopt`. Otherwise: "
+        "snakemake --cores all --forcerun filter split train (finished runs are kept)."
     )
 
 
 def all_metrics(datasets):
     """Return the metrics of every run of the study on these data sets."""
     return [
-        str(run_folder(dataset, configuration, seed) / "metrics.json")
-        for dataset in datasets
-        for configuration in CONFIGURATIONS
-        for seed in study.seeds
+        str(cell.metrics)
+        for cell in layout.cells(study.grid)
+        if cell.dataset in datasets
     ]
 
 
 def all_splits(dataset):
     """Return the splits of every seed of the study."""
-    return [str(split_file(dataset, seed)) for seed in study.seeds]
+    return [str(layout.split(dataset, seed)) for seed in study.seeds]
 
 
 def figure_output(name):
     """Return an output that `snakemake --report` shows, by data set."""
     if not name.endswith(".png"):
         return name
-    dataset, _, kind = Path(name).stem.partition("-")
+    dataset, _, figure = Path(name).stem.partition("-")
     return report(
         name,
         caption="../report/figure.rst",
         category=f"Figures: {dataset}",
-        labels={"figure": kind.replace("-", " ")},
+        labels={"figure": figure.replace("-", " ")},
     )

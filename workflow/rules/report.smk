@@ -20,7 +20,7 @@ rule aggregate:
         mem_mb=1000,
         runtime=30,
     params:
-        parameters=study.study.model_dump_json(),
+        parameters=study.grid.model_dump_json(),
         code=code_hash("aggregate"),
     shell:
         "dmf aggregate --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"

@@ -1,1 +1,5 @@
-"""From run folders to a verdict: results, statistics, claims, audit, tables, figures and page."""
+"""From the records of runs to tables, figures, verdicts and the page.
+
+Each room imports only what stands before it: words, results, protocol; paper; verdict; tables;
+figures; page.
+"""

@@ -9,37 +9,18 @@ from typing import Any
 
 import pandas as pd
 
+from dmf.configurations import factors
 from dmf.errors import DmfError
 from dmf.files import atomic_path, read_json, write_json
+from dmf.layout import CURVES, MEANS, RESULTS, Cell, cells
 from dmf.outcomes import EVALUATIONS, FOREGROUND_METRICS, METRICS, SUBSETS
-from dmf.study import Grid, ReportParameters, parse_configuration, run_folder
+from dmf.study import Grid
 
 COLUMNS = [
-    "dataset",
-    "configuration",
-    "auxiliary",
-    "weighting",
-    "seed",
-    "status",
-    "epoch_choice",
-    "subset",
-    "metric",
-    "value",
+    *("dataset", "configuration", "auxiliary", "weighting", "seed"),
+    *("status", "epoch_choice", "subset", "metric", "value"),
 ]
 STATUSES = ("complete", "diverged", "missing")
-PAPER = {"epochs": 100, "image_size": 128, "filters": [32, 64, 128, 256], "seeds": 10}
-
-
-def factors(configuration: str) -> tuple[str, str]:
-    """Return the (auxiliary, weighting) of a configuration's name; raises ValueError if unknown.
-
-    The pair tells configurations apart: smoothed weightings keep their ``_ema``, and training with
-    cross-entropy alone is a weighting of its own.
-    """
-    parsed = parse_configuration(configuration)
-    if parsed.only_cross_entropy:
-        return "none", "cross_entropy"
-    return parsed.auxiliary, parsed.weighting + ("_ema" if parsed.smoothed else "")
 
 
 def collect(grid: Grid, *, partial: bool) -> pd.DataFrame:
@@ -48,16 +29,11 @@ def collect(grid: Grid, *, partial: bool) -> pd.DataFrame:
     Diverged and missing runs are one row each, without value. Raises DmfError naming the missing
     runs unless ``partial``, and for a ``metrics.json`` that cannot be read.
     """
-    runs = [
-        (dataset, configuration, seed)
-        for dataset in grid.datasets
-        for configuration in grid.configurations
-        for seed in range(grid.seeds)
-    ]
-    missing = [run for run in runs if not _metrics_file(*run).exists()]
+    planned = cells(grid)
+    missing = [cell for cell in planned if not cell.metrics.exists()]
     if missing and not partial:
-        raise DmfError(_name_missing(missing, len(runs)))
-    rows = [row for run in runs for row in _rows(*run)]
+        raise DmfError(_name_missing(missing, len(planned)))
+    rows = [row for cell in planned for row in _rows(cell)]
     return _typed(pd.DataFrame(rows, columns=COLUMNS))
 
 
@@ -79,20 +55,19 @@ def read(path: Path) -> pd.DataFrame:
 
 def write(results: pd.DataFrame, grid: Grid, folder: Path) -> None:
     """Write ``results.csv``, ``metrics.json`` (means on test, last epoch) and ``curves.csv``."""
-    for name, table in (("results.csv", results), ("curves.csv", curves(grid))):
-        with atomic_path(folder / name) as temporary:
+    for path, table in ((RESULTS, results), (CURVES, curves(grid))):
+        with atomic_path(folder / path.name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
-    write_json(folder / "metrics.json", summary(results))
+    write_json(folder / MEANS.name, summary(results))
 
 
 def curves(grid: Grid) -> pd.DataFrame:
     """Return the validation Dice of every epoch, the mean over the seeds, for `dvc plots`."""
     keys = ["dataset", "configuration", "epoch"]
-    frames = [histories(grid, dataset) for dataset in grid.datasets]
-    every = pd.concat(frames, ignore_index=True)
-    if "validation_dice" not in every:
+    epochs = histories(grid)
+    if "validation_dice" not in epochs:
         return pd.DataFrame(columns=[*keys, "validation_dice"])
-    means = every.groupby(keys, sort=False)["validation_dice"].mean()
+    means = epochs.groupby(keys, sort=False)["validation_dice"].mean()
     return means.round(6).reset_index()
 
 
@@ -134,88 +109,44 @@ def values(
     return table.dropna(axis="columns", how="all")
 
 
-def histories(grid: Grid, dataset: str) -> pd.DataFrame:
-    """Return the epochs of all runs of ``dataset``: ``history.csv`` with its run's names in front.
+def histories(grid: Grid) -> pd.DataFrame:
+    """Return the epochs of all runs: ``history.csv`` with its run's names in front.
 
     Runs without a history are left out; columns that a configuration lacks (the auxiliary's) are
     NaN there. ``seconds`` (per epoch) is added where a run kept its ``timing.csv``. The table is
     empty if no run has a history.
     """
     frames = []
-    for configuration in grid.configurations:
-        for seed in range(grid.seeds):
-            folder = run_folder(dataset, configuration, seed)
-            if not (folder / "history.csv").exists():
-                continue
-            frame = _read_csv(folder / "history.csv")
-            if (folder / "timing.csv").exists():
-                timing = _read_csv(folder / "timing.csv")[["epoch", "seconds"]]
-                frame = frame.merge(timing, on="epoch", how="left")
-            run = pd.DataFrame(
-                {"dataset": dataset, "configuration": configuration, "seed": seed},
-                index=frame.index,
-            )
-            frames.append(pd.concat([run, frame], axis="columns"))
+    for cell in cells(grid):
+        if not cell.history.exists():
+            continue
+        frame = _read_csv(cell.history)
+        if cell.timing.exists():
+            timing = _read_csv(cell.timing)[["epoch", "seconds"]]
+            frame = frame.merge(timing, on="epoch", how="left")
+        names = pd.DataFrame(
+            {"dataset": cell.dataset, "configuration": cell.configuration, "seed": cell.seed},
+            index=frame.index,
+        )
+        frames.append(pd.concat([names, frame], axis="columns"))
     if not frames:
         return pd.DataFrame(columns=["dataset", "configuration", "seed", "epoch"])
     return pd.concat(frames, ignore_index=True)
 
 
-def paper_dataset(parameters: ReportParameters, dataset: str) -> str | None:
-    """Return which of the paper's sets (busi, busc, bus) ``dataset`` holds, or None.
-
-    Phantom images and the user's own are never one of them, whatever they are named.
-    """
-    kind = parameters.kinds[dataset]
-    return kind if kind in ("busi", "busc", "bus") else None
-
-
-def reductions(parameters: ReportParameters) -> list[str]:
-    """Say in which settings the study is smaller than the paper's; empty for the full study."""
-    ours = {
-        "epochs": parameters.epochs,
-        "image_size": parameters.image_size,
-        "filters": parameters.filters,
-        "seeds": parameters.grid.seeds,
-    }
-    names = {"image_size": "image size", "filters": "U-Net filters", "seeds": "seeds"}
-    return [
-        f"{names.get(key, key)}: {value} instead of {PAPER[key]}"
-        for key, value in ours.items()
-        if value != PAPER[key] and not (key == "seeds" and parameters.grid.seeds > 10)
-    ]
-
-
-def departures(parameters: ReportParameters) -> list[str]:
-    """Say in which other ways the protocol is not the paper's: preset, split, changed settings."""
-    said = []
-    if parameters.preset == "released":
-        said.append("preset `released`: the published notebook's hard losses")
-    if parameters.split.kind == "grouped":
-        said.append("duplicate-grouped split (the paper's is taken to be naive)")
-    if not parameters.split.per_seed:
-        said.append("one split serves all seeds")
-    return said + [f"`{setting}`" for setting in parameters.changed]
-
-
-def _metrics_file(dataset: str, configuration: str, seed: int) -> Path:
-    return run_folder(dataset, configuration, seed) / "metrics.json"
-
-
-def _rows(dataset: str, configuration: str, seed: int) -> Iterator[dict[str, Any]]:
-    auxiliary, weighting = factors(configuration)
+def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
+    auxiliary, weighting = factors(cell.configuration)
     run = {
-        "dataset": dataset,
-        "configuration": configuration,
+        "dataset": cell.dataset,
+        "configuration": cell.configuration,
         "auxiliary": auxiliary,
         "weighting": weighting,
-        "seed": seed,
+        "seed": cell.seed,
     }
-    path = _metrics_file(dataset, configuration, seed)
-    if not path.exists():
+    if not cell.metrics.exists():
         yield {**run, "status": "missing"}
         return
-    metrics = read_json(path)
+    metrics = read_json(cell.metrics)
     try:
         run["status"] = metrics["status"]
         if run["status"] not in STATUSES:
@@ -238,7 +169,7 @@ def _rows(dataset: str, configuration: str, seed: int) -> Iterator[dict[str, Any
                     }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DmfError(
-            f"{path} is not the record of a run ({type(error).__name__}: {error}). "
+            f"{cell.metrics} is not the record of a run ({type(error).__name__}: {error}). "
             "Delete its folder and train the run again."
         ) from None
 
@@ -259,11 +190,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
         ) from None
 
 
-def _name_missing(missing: list[tuple[str, str, int]], total: int) -> str:
+def _name_missing(missing: list[Cell], total: int) -> str:
     """Name the missing runs, those of one configuration together."""
     grouped: dict[str, list[str]] = {}
-    for dataset, configuration, seed in missing:
-        grouped.setdefault(f"{dataset}/{configuration}", []).append(f"{seed:02d}")
+    for cell in missing:
+        name = f"{cell.dataset}/{cell.configuration}"
+        grouped.setdefault(name, []).append(f"{cell.seed:02d}")
     named = [f"  {name}: seed {', '.join(seeds)}" for name, seeds in list(grouped.items())[:20]]
     if len(grouped) > 20:
         named.append(f"  … and {len(grouped) - 20} more configurations")

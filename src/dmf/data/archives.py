@@ -55,6 +55,7 @@ class Limits:
 
 
 LIMITS = Limits()
+DOWNLOAD_AGAIN = "Delete it and download it again"
 
 
 class _Budget:
@@ -75,8 +76,8 @@ class _Budget:
         self._size += count
         if self._size > self._allowed:
             raise _RefusedError(
-                f"it unpacks to more than {self._allowed // MEBIBYTE} MiB, which no archive of "
-                "scans of its size does (an archive bomb)"
+                f"it unpacks to more than {self._allowed // MEBIBYTE} MiB, which no honest archive "
+                "of its size does (an archive bomb)"
             )
 
 
@@ -84,7 +85,11 @@ class _RefusedError(Exception):
     """Why an archive is not unpacked."""
 
 
-def kind(path: Path) -> str | None:
+class _DamagedError(_RefusedError):
+    """It may have been a sound archive once."""
+
+
+def format_of(path: Path) -> str | None:
     """Return `zip` or `tar` by how the file begins, or None."""
     with path.open("rb") as stream:
         head = stream.read(512)
@@ -106,12 +111,15 @@ def describe(path: Path) -> str:
     return "empty" if not head else f"unknown (it begins with {head[:8]!r})"
 
 
-def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
+def unpack(
+    archive: Path, folder: Path, limits: Limits = LIMITS, *, if_damaged: str = DOWNLOAD_AGAIN
+) -> None:
     """Unpack `archive` into the new folder `folder`, and archives found in it beside themselves.
 
     The kind is told by content. Raises DmfError, and leaves no folder, for anything but zip and
     tar; for damaged or encrypted archives; for members that would leave the folder, are links or
-    devices, or differ from another one only by case; and for archive bombs.
+    devices, or differ from another one only by case; and for archive bombs. ``if_damaged`` is the
+    remedy that the message names for a damaged one.
     """
     if not archive.is_file():
         raise DmfError(f"{archive} does not exist or is not a file. Correct the path.")
@@ -126,7 +134,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
                 path.unlink()
     except _RefusedError as reason:
         shutil.rmtree(folder, ignore_errors=True)
-        raise DmfError(f"{archive} is refused: {reason}.") from None
+        remedy = f" {if_damaged}." if isinstance(reason, _DamagedError) else ""
+        raise DmfError(f"{archive} is refused: {reason}.{remedy}") from None
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DmfError(f"{archive} could not be unpacked ({error.strerror or error}).") from error
@@ -134,16 +143,16 @@ def unpack(archive: Path, folder: Path, limits: Limits = LIMITS) -> None:
 
 def _is_archive(path: Path) -> bool:
     # By suffix too: office documents are zip archives that nobody means to open.
-    return path.suffix.casefold() in NESTED and path.is_file() and kind(path) is not None
+    return path.suffix.casefold() in NESTED and path.is_file() and format_of(path) is not None
 
 
 def _unpack(archive: Path, folder: Path, budget: _Budget) -> None:
     with _damage_named(archive):
-        match kind(archive):
+        match format_of(archive):
             case "zip":
                 members = _zip_members(archive)
             case "tar":
-                members = _tar_members(archive)
+                members = _tar_members(archive, budget)
             case _:
                 raise _RefusedError(
                     f"its content is {describe(archive)}, not a zip or tar archive. If it was "
@@ -184,7 +193,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.filename, stream
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(archive) as file:
         for member in file:
             if member.isdir():
@@ -195,6 +204,9 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 raise _RefusedError(f"{member.name!r} is a link or a device, not a file")
             with stream:
                 yield member.name, stream
+        # Only the end of a compressed stream, beyond the last member, says whether it is whole.
+        while file.fileobj and (chunk := file.fileobj.read(CHUNK)):
+            budget.bytes(len(chunk))
 
 
 def _safe(name: str) -> PurePosixPath:
@@ -222,6 +234,4 @@ def _damage_named(archive: Path) -> Iterator[None]:
         RuntimeError,
         ValueError,
     ) as error:
-        raise _RefusedError(
-            f"it is damaged or incomplete ({error}). Delete it and download it again"
-        ) from None
+        raise _DamagedError(f"it is damaged or incomplete ({error})") from None

@@ -1,5 +1,6 @@
 """`data/filtered/<set>.npz` and `.json`: a whole set as arrays, with a hash that names them."""
 
+import csv
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ import numpy.typing as npt
 
 from dmf.errors import DmfError
 from dmf.files import atomic_path, read_json, write_json
+from dmf.layout import FILTERED
+from dmf.outcomes import SUBSETS
 
 Images = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 
-ROOT = Path("data/filtered")
 TEXTS = ("ids", "lesions")
 IMAGES = ("originals", "filtered", "masks")
 
@@ -51,7 +54,7 @@ class Arrays:
         return digest.hexdigest()
 
 
-def write_arrays(arrays: Arrays, parameters: dict[str, Any], folder: Path = ROOT) -> Path:
+def write_arrays(arrays: Arrays, parameters: dict[str, Any], folder: Path = FILTERED) -> Path:
     """Write `<dataset>.npz`, then the `<dataset>.json` that describes it; return its path."""
     path = folder / f"{arrays.dataset}.json"
     with atomic_path(path.with_suffix(".npz")) as temporary:
@@ -112,3 +115,26 @@ def read_arrays(path: Path) -> Arrays:
             f"{arrays.sha256[:12]}, not {expected[:12]}). {remedy}"
         )
     return arrays
+
+
+def read_subsets(split: Path, arrays: Arrays) -> dict[str, Indices]:
+    """Return the places in `arrays` of each subset's images, in order, as the file `split` says.
+
+    It stands here, not beside the writer, because a training pays for every import, and this needs
+    no pandas. Raises DmfError if the split is of other images, or leaves a subset empty.
+    """
+    places = {name: index for index, name in enumerate(arrays.ids)}
+    members: dict[str, list[int]] = {name: [] for name in SUBSETS}
+    with split.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["id"] not in places or row["subset"] not in members:
+                raise DmfError(
+                    f"{split}: image {row['id']!r} in subset {row['subset']!r} is not part of the "
+                    f"filtered {arrays.dataset}. Make the split again: snakemake --forcerun split "
+                    f"-- split_{arrays.dataset}"
+                )
+            members[row["subset"]].append(places[row["id"]])
+    for name, indices in members.items():
+        if not indices:
+            raise DmfError(f"{split}: the {name} subset is empty; use more images")
+    return {name: np.array(sorted(indices)) for name, indices in members.items()}

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dmf import layout
 from dmf.data import arrays, raw, splits
 from dmf.files import atomic_path, write_text
 from dmf.settings import Split
@@ -27,8 +28,8 @@ def write_card(dataset: str, folder: Path) -> None:
     """
     manifest = raw.read_manifest(dataset)
     description = raw.read_description(dataset)
-    contents = arrays.read_arrays(arrays.ROOT / f"{dataset}.json")
-    pairs = pd.read_csv(raw.ROOT / dataset / "duplicates.csv", dtype={"first": str, "second": str})
+    contents = arrays.read_arrays(layout.arrays(dataset))
+    pairs = pd.read_csv(layout.duplicates(dataset), dtype={"first": str, "second": str})
     pictures = {
         "examples": _examples(contents),
         "histogram": _histogram(contents),

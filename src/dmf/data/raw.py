@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dmf import layout
 from dmf.data import duplicates
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_json
 
 Image = npt.NDArray[np.uint8]
 
-ROOT = Path("data/raw")
 COLUMNS: dict[str, type] = {
     "id": str,
     "class": str,
@@ -116,7 +116,7 @@ class RawWriter:
 
 def read_manifest(dataset: str) -> pd.DataFrame:
     """Return `manifest.csv` with its columns typed; raises DmfError if missing or damaged."""
-    path = ROOT / dataset / "manifest.csv"
+    path = layout.manifest(dataset)
     try:
         manifest = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
     except FileNotFoundError:
@@ -135,7 +135,7 @@ def read_manifest(dataset: str) -> pd.DataFrame:
 
 def read_description(dataset: str) -> dict[str, Any]:
     """Return `manifest.json`: kind, classes, licence, citation, address, problems and so on."""
-    description: dict[str, Any] = read_json(ROOT / dataset / "manifest.json")
+    description: dict[str, Any] = read_json(layout.description(dataset))
     return description
 
 
@@ -148,7 +148,7 @@ def read_images(
     """
     index_of = np.full(256, 255, dtype=np.uint8)
     index_of[grey_levels(classes)] = np.arange(classes)
-    folder = ROOT / dataset
+    folder = layout.RAW / dataset
     columns = (manifest[name].tolist() for name in ("id", "sha256", "mask_sha256"))
     for identifier, *expected in zip(*columns, strict=True):
         paths = [folder / name / f"{identifier}.png" for name in ("images", "masks")]

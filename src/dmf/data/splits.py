@@ -11,12 +11,12 @@ from math import floor
 
 import pandas as pd
 
+from dmf import layout
 from dmf.data import raw
 from dmf.errors import DmfError
 from dmf.files import atomic_path
 from dmf.outcomes import SUBSETS
 from dmf.settings import Split
-from dmf.study import split_file
 
 Room = dict[str, Counter[str]]  # how many images of a class (first key) a subset still takes
 
@@ -31,7 +31,7 @@ def write_split(dataset: str, seed: int, split: Split) -> None:
         subsets = assign(manifest, seed if split.per_seed else 0, split)
     except ValueError as error:
         raise DmfError(f"{dataset}: {error}") from None
-    with atomic_path(split_file(dataset, seed)) as temporary:
+    with atomic_path(layout.split(dataset, seed)) as temporary:
         subsets.to_csv(temporary, lineterminator="\n")
 
 

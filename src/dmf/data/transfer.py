@@ -140,8 +140,8 @@ class _Transfer:
             self._part.unlink(missing_ok=True)
             raise _InterruptedError("the server cannot continue the file")
         if status in TRANSIENT:
-            asked = response.headers.get("Retry-After", "")
-            wait = float(asked) if asked.isdigit() else 0.0
+            delay = response.headers.get("Retry-After", "")
+            wait = float(delay) if delay.isdigit() else 0.0
             raise _InterruptedError(f"the server answers {status} {response.reason}", wait)
         if status not in (200, 206):
             raise TransferError(f"the server answers {status} {response.reason}")

@@ -2,20 +2,20 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from dmf.errors import DmfError
+from dmf.errors import DmfError, Log
 from dmf.files import read_json, write_json
+from dmf.layout import HISTORY, MLFLOW, TRACKED, Cell, cells
 from dmf.study import ReportParameters
 from dmf.tracking.experiment import Experiment, Live
-from dmf.tracking.runs import Finished, Slot, read_rows
+from dmf.tracking.runs import Finished, live_key, read_rows
 from dmf.tracking.stores import (
-    FOLDER,
     connect,
     is_server,
     may_hold_runs,
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TRACKED = FOLDER / "tracked.json"
 LOCK_SECONDS = 60
-REPORT_SECONDS = 10
+LOG_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,19 @@ def track(
     follow: bool = False,
     interval: float = 5.0,
     strict: bool = False,
-    report: Callable[[str], None] = print,
+    log: Log = print,
 ) -> Summary:
     """Bring every finished run of ``study`` into MLflow; write ``mlflow/tracked.json``.
 
     Without ``uri`` the store is `MLFLOW_TRACKING_URI` or the study's own SQLite database. With
     ``follow`` running trainings are shown too, looked at every ``interval`` seconds, until all runs
-    of the study are finished or the user presses Ctrl-C. ``report`` receives progress.
+    of the study are finished or the user presses Ctrl-C. ``log`` receives progress.
 
     A store that cannot be reached loses nothing and raises nothing: the summary says so, and the
     next call delivers the rest. Raises DmfError for an address that MLflow cannot use and, if
     ``strict``, for anything that could not be delivered.
     """
-    delivery = _Delivery(study, tracking_uri(uri), report)
+    delivery = _Delivery(study, tracking_uri(uri), log)
     if follow:
         delivery.follow(interval)
     summary = delivery.deliver()
@@ -73,56 +72,49 @@ def track(
 class _Delivery:
     """Delivers one study to one store, and remembers the trainings it shows."""
 
-    def __init__(
-        self, study: ReportParameters, address: str, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, study: ReportParameters, address: str, log: Log) -> None:
         self.study = study
         self.address = address
-        self.report = report
-        self.slots = [
-            Slot(dataset, configuration, seed)
-            for dataset in study.grid.datasets
-            for configuration in study.grid.configurations
-            for seed in range(study.grid.seeds)
-        ]
-        self.delivered: set[Slot] = set()
+        self.log = log
+        self.cells = cells(study.grid)
+        self.delivered: set[Cell] = set()
         self._forget()
 
     def _forget(self) -> None:
         """Drop what is known of the store: it must be asked again."""
         self.client: MlflowClient | None = None
-        self.live: dict[Slot, Live] = {}
-        self.seen: dict[Slot, str] = {}
+        self.live: dict[Cell, Live] = {}
+        self.seen: dict[Cell, str] = {}
         self.experiments: dict[str, Experiment] = {}
 
     def follow(self, interval: float) -> None:
         """Deliver again and again, with the trainings that go on, until all runs are finished."""
-        said = ""
+        shown = ""
         try:
             while True:
                 message = self.deliver(live=True).message
-                if message != said:
-                    self.report(message)
-                    said = message
-                if all(slot.is_finished() for slot in self.slots):
+                if message != shown:
+                    self.log(message)
+                    shown = message
+                if all(cell.metrics.exists() for cell in self.cells):
                     return
                 time.sleep(interval)
         except KeyboardInterrupt:
             self._forget()
-            self.report("Stopped following.")
+            self.log("Stopped following.")
 
     def deliver(self, *, live: bool = False) -> Summary:
         """Deliver what is finished and not there yet, with ``live`` also running trainings."""
-        FOLDER.mkdir(exist_ok=True)
+        MLFLOW.mkdir(exist_ok=True)
         try:
-            with FileLock(FOLDER / ".lock", timeout=LOCK_SECONDS):
+            with FileLock(MLFLOW / ".lock", timeout=LOCK_SECONDS):
                 return self._deliver(live)
         except Timeout:
             if not TRACKED.exists():
                 write_json(TRACKED, {})
             message = (
-                f"Another `dmf track` has been at work here for over {LOCK_SECONDS} s; "
-                "this one leaves the runs to it."
+                f"Another `dmf track` is still running here after {LOCK_SECONDS} s; "
+                "it will deliver these runs too."
             )
             return Summary(len(self.delivered), 0, 0, message)
 
@@ -132,15 +124,15 @@ class _Delivery:
         tracked = _read_tracked()
         store = public(self.address)
         done = tracked.get(store, {}) if may_hold_runs(self.address) else {}
-        new = {run.slot for run in finished if done.get(str(run.slot)) != run.version}
+        new = {run.cell for run in finished if done.get(str(run.cell)) != run.version}
         if live:  # a configuration that waits for seeds needs no second look
-            new -= {run.slot for run in finished if self.seen.get(run.slot) == run.version}
+            new -= {run.cell for run in finished if self.seen.get(run.cell) == run.version}
         training = self._read_training() if live else {}
         failure = ""
         try:
             with _rare_garbage_collection():
                 for group in self._deliver_groups(finished, new, training, live, problems):
-                    done = done | {str(run.slot): run.version for run in group}
+                    done = done | {str(run.cell): run.version for run in group}
         except Exception as error:  # of whatever type: MLflow must not stop the study
             lines = str(error).strip().splitlines() or [type(error).__name__]
             failure = public(lines[0])
@@ -155,8 +147,8 @@ class _Delivery:
     def _deliver_groups(
         self,
         finished: Sequence[Finished],
-        new: Set[Slot],
-        training: Mapping[Slot, str],
+        new: Set[Cell],
+        training: Mapping[Cell, str],
         live: bool,
         problems: list[str],
     ) -> Iterator[list[Finished]]:
@@ -165,15 +157,14 @@ class _Delivery:
         Runs whose tables cannot be read are left out and told in ``problems``.
         """
         existing: dict[str, dict[str, list[Run]]] = {}
-        said, count = time.monotonic(), len(self.delivered)
-        wanted = [slot.group for slot in self.slots if slot in new or slot in training]
+        last, count = time.monotonic(), len(self.delivered)
+        wanted = [_group(cell) for cell in self.cells if cell in new or cell in training]
         for dataset, configuration in dict.fromkeys(wanted):
-            group = [run for run in finished if run.slot.group == (dataset, configuration)]
-            going_on = {
-                s: key for s, key in training.items() if s.group == (dataset, configuration)
-            }
+            pair = (dataset, configuration)
+            group = [run for run in finished if _group(run.cell) == pair]
+            going_on = {cell: key for cell, key in training.items() if _group(cell) == pair}
             experiment = self._experiment(dataset)
-            if new & {run.slot for run in group} or going_on.keys() - self.live.keys():
+            if new & {run.cell for run in group} or going_on.keys() - self.live.keys():
                 if dataset not in existing:
                     existing[dataset] = experiment.runs()
                 present = existing[dataset].get(configuration, [])
@@ -184,14 +175,14 @@ class _Delivery:
                 self.delivered |= experiment.deliver(
                     configuration, group, going_on, self.live, present, whole=whole
                 )
-                self.seen |= {run.slot: run.version for run in group}
+                self.seen |= {run.cell: run.version for run in group}
                 if whole:
                     yield group
-            for slot in going_on:
-                experiment.add_epochs(self.live[slot], read_rows(slot.live_folder / "history.csv"))
-            if len(self.delivered) > count and time.monotonic() - said > REPORT_SECONDS:
-                said, count = time.monotonic(), len(self.delivered)
-                self.report(f"MLflow: {count} runs delivered so far")
+            for cell in going_on:
+                experiment.add_epochs(self.live[cell], read_rows(cell.live_folder / HISTORY))
+            if len(self.delivered) > count and time.monotonic() - last > LOG_SECONDS:
+                last, count = time.monotonic(), len(self.delivered)
+                self.log(f"MLflow: {count} runs delivered so far")
 
     def _experiment(self, dataset: str) -> Experiment:
         if self.client is None:
@@ -205,18 +196,18 @@ class _Delivery:
     def _read_finished(self) -> tuple[list[Finished], list[str]]:
         """Return the finished runs of the study, and what is wrong with those it cannot read."""
         finished, problems = [], []
-        for slot in self.slots:
-            if slot.is_finished():
+        for cell in self.cells:
+            if cell.metrics.exists():
                 try:
-                    finished.append(Finished.read(slot))
+                    finished.append(Finished.read(cell))
                 except DmfError as error:
                     problems.append(str(error))
         return finished, problems
 
-    def _read_training(self) -> dict[Slot, str]:
+    def _read_training(self) -> dict[Cell, str]:
         """Return the keys of the trainings that go on; forget those begun under another key."""
-        keys = {slot: key for slot in self.slots if (key := slot.live_key()) is not None}
-        self.live = {s: run for s, run in self.live.items() if keys.get(s, run.key) == run.key}
+        keys = {cell: key for cell in self.cells if (key := live_key(cell)) is not None}
+        self.live = {c: run for c, run in self.live.items() if keys.get(c, run.key) == run.key}
         return keys
 
     def _summary(
@@ -228,9 +219,9 @@ class _Delivery:
         counts = [f"{delivered} runs delivered", f"{there} already there"]
         counts += [f"{waiting} not delivered"] if waiting else []
         counts += [f"{len(self.live)} in training"] if self.live else []
-        unfinished = len(self.slots) - finished - len(problems)
+        unfinished = len(self.cells) - finished - len(problems)
         counts += (
-            [f"{unfinished} of the study's {len(self.slots)} not finished"] if unfinished else []
+            [f"{unfinished} of the study's {len(self.cells)} not finished"] if unfinished else []
         )
         lines = [f"MLflow at {store}: {', '.join(counts)}."]
         if failure:
@@ -253,6 +244,11 @@ def _rare_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+def _group(cell: Cell) -> tuple[str, str]:
+    """Return what the seeds of a configuration share: one MLflow run holds their means."""
+    return cell.dataset, cell.configuration
 
 
 def _is_readable(run: Finished, problems: list[str]) -> bool:

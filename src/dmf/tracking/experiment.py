@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dmf.configurations import factors
 from dmf.files import sha256_json, write_text
+from dmf.layout import ARTIFACTS, Cell
 from dmf.study import ReportParameters
 from dmf.tracking.curve import training_curve
-from dmf.tracking.runs import Finished, Point, Row, Slot, epoch_metrics, text
-from dmf.tracking.stores import ARTIFACTS
+from dmf.tracking.runs import Finished, Point, Row, epoch_metrics, text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,12 +90,12 @@ class Experiment:
         self,
         configuration: str,
         finished: Sequence[Finished],
-        training: Mapping[Slot, str],
-        live: dict[Slot, Live],
+        training: Mapping[Cell, str],
+        live: dict[Cell, Live],
         existing: "Sequence[Run]",
         *,
         whole: bool,
-    ) -> set[Slot]:
+    ) -> set[Cell]:
         """Make MLflow hold each run of a configuration once; return the finished ones it lacked.
 
         What is ``existing`` and complete stays. The rest is delivered, and then what it replaces is
@@ -108,25 +109,25 @@ class Experiment:
         parent = usable.info.run_id if usable else self._create(configuration, None)
         kept, delivered = {parent}, set()
         for run in finished:
-            known = [r for r in existing if r.data.tags.get("seed") == str(run.slot.seed)]
+            known = [r for r in existing if r.data.tags.get("seed") == str(run.cell.seed)]
             same = [r for r in known if r.data.tags.get("version") == run.version]
             complete = [r.info.run_id for r in same if _is_complete(r)]
             if complete:
                 kept.add(complete[0])
                 continue
-            begun = live.pop(run.slot, None)
+            begun = live.pop(run.cell, None)
             if begun and begun.run_id not in {r.info.run_id for r in known}:
                 begun = None
             kept.add(self._deliver_run(run, parent, begun))
-            delivered.add(run.slot)
-        for slot, key in training.items():
-            known = [r for r in existing if r.data.tags.get("seed") == str(slot.seed)]
+            delivered.add(run.cell)
+        for cell, key in training.items():
+            known = [r for r in existing if r.data.tags.get("seed") == str(cell.seed)]
             kept |= {r.info.run_id for r in known if _is_complete(r)}
-            if slot not in live:
+            if cell not in live:
                 tags = {PARENT: parent, "status": "running"}
-                live[slot] = Live(self._create(configuration, slot.seed, tags), key)
-            kept.add(live[slot].run_id)
-        handled = {str(slot.seed) for slot in (*training, *(run.slot for run in finished))}
+                live[cell] = Live(self._create(configuration, cell.seed, tags), key)
+            kept.add(live[cell].run_id)
+        handled = {str(cell.seed) for cell in (*training, *(run.cell for run in finished))}
         for other in existing:
             tags, run_id = other.data.tags, other.info.run_id
             of_a_seed = tags["kind"] == "run"
@@ -149,7 +150,7 @@ class Experiment:
         """Log one run whole, or the rest of what ``begun`` holds, and end it."""
         history = run.history()
         times, end = run.times(len(history))
-        configuration, seed, tags = run.slot.configuration, run.slot.seed, run.tags()
+        configuration, seed, tags = run.cell.configuration, run.cell.seed, run.tags()
         agrees = begun is not None and begun.key == run.record["key"]
         if begun and agrees and begun.sent == history[: len(begun.sent)]:
             run_id, sent = begun.run_id, len(begun.sent)
@@ -165,7 +166,7 @@ class Experiment:
         final = {k: v for k, v in run.metrics().items() if not k.startswith("validation/")}
         points.append((end, 0, final))
         self._log(run_id, points[sent:], run.parameters(), tags)
-        picture = training_curve(history, str(run.slot))
+        picture = training_curve(history, str(run.cell))
         if self.artifacts is None:
             self.client.log_text(run_id, picture, CURVE)
         else:
@@ -207,8 +208,6 @@ class Experiment:
         start: int | None = None,
     ) -> str:
         """Start the MLflow run of a seed, or of the whole configuration; return its id."""
-        from dmf.analysis.results import factors
-
         auxiliary, weighting = factors(configuration)
         kind = "configuration" if seed is None else "run"
         labels = {

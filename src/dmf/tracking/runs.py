@@ -11,8 +11,8 @@ from typing import Any
 
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
+from dmf.layout import HISTORY, RECORD, Cell
 from dmf.outcomes import EVALUATIONS, SUBSETS
-from dmf.study import run_folder
 
 Row = dict[str, float]
 Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
@@ -22,58 +22,30 @@ _SECTIONS = re.compile(r"^(loss|weighted|weight|validation|test|batch_loss)_")
 _PLACES = {"total": "loss/total", "gamma": "weight/gamma"}
 
 
-@dataclass(frozen=True)
-class Slot:
-    """One cell of the study's grid."""
-
-    dataset: str
-    configuration: str
-    seed: int
-
-    def __str__(self) -> str:
-        return self.folder.relative_to("models").as_posix()
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """The dataset and configuration, which the seeds share."""
-        return self.dataset, self.configuration
-
-    @property
-    def folder(self) -> Path:
-        return run_folder(self.dataset, self.configuration, self.seed)
-
-    @property
-    def live_folder(self) -> Path:
-        return Path(".checkpoints") / self.folder.relative_to("models")
-
-    def is_finished(self) -> bool:
-        """Return whether the run folder is complete: its metrics are written last."""
-        return (self.folder / "metrics.json").exists()
-
-    def live_key(self) -> str | None:
-        """Return the run key of the training that goes on here, or None."""
-        if self.is_finished() or not (self.live_folder / "history.csv").exists():
-            return None
-        try:
-            key: str = read_json(self.live_folder / "run.json")["key"]
-        except DmfError:
-            return None  # it has just ended and taken its live copy away
-        return key
+def live_key(cell: Cell) -> str | None:
+    """Return the run key of the training that goes on in ``cell``, or None."""
+    if cell.metrics.exists() or not (cell.live_folder / HISTORY).exists():
+        return None
+    try:
+        key: str = read_json(cell.live_folder / RECORD)["key"]
+    except DmfError:
+        return None  # it has just ended and taken its live copy away
+    return key
 
 
 @dataclass(frozen=True)
 class Finished:
     """A finished run; ``version`` changes with its key and its numbers."""
 
-    slot: Slot
+    cell: Cell
     record: dict[str, Any]
     outcome: dict[str, Any]
     version: str
 
     @classmethod
-    def read(cls, slot: Slot) -> "Finished":
+    def read(cls, cell: Cell) -> "Finished":
         """Read the folder of a finished run; raises DmfError if it is damaged."""
-        run, metrics = slot.folder / "run.json", slot.folder / "metrics.json"
+        run, metrics = cell.record, cell.metrics
         record, outcome = read_json(run), read_json(metrics)
         for path, value, names in (
             (run, record, {"key", "parameters", "hashes"}),
@@ -81,9 +53,9 @@ class Finished:
         ):
             if not isinstance(value, dict) or not names <= set(value):
                 raise DmfError(
-                    f"{path} is not the record of a run. Delete {slot.folder} and train it again."
+                    f"{path} is not the record of a run. Delete {cell.folder} and train it again."
                 )
-        return cls(slot, record, outcome, f"{record['key']}-{sha256_file(metrics)[:12]}")
+        return cls(cell, record, outcome, f"{record['key']}-{sha256_file(metrics)[:12]}")
 
     @property
     def diverged(self) -> bool:
@@ -91,12 +63,12 @@ class Finished:
 
     def history(self) -> list[Row]:
         """Return the rows of `history.csv`, one per epoch."""
-        return read_rows(self.slot.folder / "history.csv")
+        return read_rows(self.cell.history)
 
     def times(self, epochs: int) -> tuple[list[int], int]:
         """Return when each epoch, and the run, ended (ms since 1970), from `timing.csv`."""
-        end = (self.slot.folder / "run.json").stat().st_mtime
-        seconds = [row.get("seconds", 0.0) for row in read_rows(self.slot.folder / "timing.csv")]
+        end = self.cell.record.stat().st_mtime
+        seconds = [row.get("seconds", 0.0) for row in read_rows(self.cell.timing)]
         seconds = (seconds + [0.0] * epochs)[:epochs]
         return [round(1000 * (end - sum(seconds[i + 1 :]))) for i in range(epochs)], round(
             1000 * end
@@ -138,7 +110,7 @@ class Finished:
             "version": self.version,
             "commit": text(record.get("commit")),
             "uncommitted_changes": text(record.get("dirty")),
-            "folder": self.slot.folder.as_posix(),
+            "folder": self.cell.folder.as_posix(),
             "device": text(record.get("device", {}).get("name")),
             "precision": text(record.get("precision")),
         }

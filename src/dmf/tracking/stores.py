@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dmf.errors import DmfError
+from dmf.layout import ARTIFACTS, DATABASE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FOLDER = Path("mlflow")
-ARTIFACTS = FOLDER / "artifacts"
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SECONDS_TO_ANSWER = 5
 
@@ -43,13 +42,13 @@ def tracking_uri(uri: str | None = None) -> str:
     """
     found = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     if not found:
-        return f"sqlite:///{(FOLDER / 'mlflow.db').absolute()}"
+        return f"sqlite:///{DATABASE.absolute()}"
     scheme = found.split(":", 1)[0].split("+", 1)[0]
     if scheme not in {"http", "https", "sqlite", *PORTS} or "://" not in found:
         raise DmfError(
             f"{public(found)!r} (MLFLOW_TRACKING_URI) is no MLflow server or database. Give "
             "http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql://HOST/DATABASE, "
-            f"or unset it to use {FOLDER / 'mlflow.db'}."
+            f"or unset it to use {DATABASE}."
         )
     return found.rstrip("/")
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
+from dmf.errors import Log
 from dmf.files import sha256_file, write_bytes, write_json
 
 KEPT = 2
@@ -59,7 +60,7 @@ def save(
 
 
 def load(
-    folder: Path, key: str, report: Any = print
+    folder: Path, key: str, log: Log = print
 ) -> tuple[Progress, dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
     """Return progress, state and best weights of the newest sound checkpoint of run ``key``.
 
@@ -77,7 +78,7 @@ def load(
             tensors = load_file(tensors_path)
             progress = Progress(**record["progress"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            report(f"checkpoint {path} is damaged ({error}); trying the one before it")
+            log(f"checkpoint {path} is damaged ({error}); trying the one before it")
             continue
         state = _strip(tensors, "state.")
         return progress, state, _strip(tensors, "best.")

@@ -47,20 +47,21 @@ def visible_devices(
 def _named(value: str) -> list[str]:
     """Return the devices that a value of CUDA_VISIBLE_DEVICES names, by the rules of CUDA.
 
-    An invalid entry ends the list, and so does one of another kind than the first (numbers, GPU-,
+    An invalid entry ends the list, and so does one of another form than the first (numbers, GPU-,
     MIG-). A device that is named twice counts once.
     """
     names: list[str] = []
     for entry in map(str.strip, value.split(",")):
         number = re.match(r"\+?(\d+)", entry)  # what follows the digits does not count
         name = str(int(number[1])) if number else entry
-        if _kind(name) not in ("number", "GPU-", "MIG-") or _kind(name) != _kind((*names, name)[0]):
+        form = _form(name)
+        if form not in ("number", "GPU-", "MIG-") or form != _form((*names, name)[0]):
             break
         names.append(name)
     return list(dict.fromkeys(names))
 
 
-def _kind(name: str) -> str:
+def _form(name: str) -> str:
     return "number" if name.isdigit() else name[:4]
 
 

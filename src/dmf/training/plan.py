@@ -5,18 +5,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from dmf import layout
 from dmf.data.arrays import Arrays, read_arrays
 from dmf.errors import DmfError
 from dmf.files import read_json
 from dmf.study import Study
 from dmf.training import devices, engine, probe, protocol
 from dmf.training.failures import device_errors_explained
-from dmf.training.record import Run, complete_record
+from dmf.training.record import Run, complete_record, runs
 
 STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/startup.md
 
@@ -43,7 +43,7 @@ def plan(study: Study, steps: int = 3) -> list[Outlook]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         probe.check(probe.examine(), names, study.training.precision)
     device = torch.device("cuda" if names else "cpu")
-    return [_outlook(study, dataset, steps, device) for dataset in study.study.datasets]
+    return [_outlook(study, dataset, steps, device) for dataset in study.grid.datasets]
 
 
 def describe(study: Study, outlooks: list[Outlook]) -> Iterator[str]:
@@ -72,11 +72,9 @@ def describe(study: Study, outlooks: list[Outlook]) -> Iterator[str]:
 
 def _outlook(study: Study, dataset: str, steps: int, device: torch.device) -> Outlook:
     states: Counter[str] = Counter({"complete": 0, "diverged": 0, "interrupted": 0, "left": 0})
-    for name in study.study.configurations:
-        for seed in study.seeds:
-            states[_state(Run(dataset, name, seed, study.run_parameters(name)))] += 1
+    states.update(_state(run) for run in runs(study) if run.cell.dataset == dataset)
     try:
-        arrays = read_arrays(Path("data/filtered") / f"{dataset}.json")
+        arrays = read_arrays(layout.arrays(dataset))
     except DmfError:
         note = f" (not measured: make the data first, with snakemake --cores 1 filter_{dataset})"
         return Outlook(dataset, states, None, None, note)
@@ -90,12 +88,12 @@ def _state(run: Run) -> str:
         key = run.key()
     except DmfError:
         return "left"
-    record = complete_record(run.folder, key)
+    record = complete_record(run.cell.folder, key)
     if record is not None:
         status: str = record["outcome"]["status"]
         return status
     try:
-        live_key = read_json(run.live_folder / "run.json")["key"]
+        live_key = read_json(run.cell.live_folder / layout.RECORD)["key"]
     except (DmfError, KeyError):
         return "left"
     return "interrupted" if live_key == key else "left"
@@ -111,7 +109,7 @@ def _measure(study: Study, arrays: Arrays, steps: int, device: torch.device) -> 
     steps_per_run = protocol.total_steps(batches, training)
     epochs = -(-steps_per_run // batches)
     timed = min(subset, steps * training.batch_size)
-    parameters = study.run_parameters(study.study.configurations[0])
+    parameters = study.run_parameters(study.grid.configurations[0])
     two_epochs = training.model_copy(update={"epochs": 2, "steps": None})
     runner = engine.Engine(
         parameters.model_copy(update={"training": two_epochs}),

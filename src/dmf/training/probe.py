@@ -74,11 +74,11 @@ def ask(names: Sequence[str], command: Sequence[str] = COMMAND) -> Probe:
         )
         return Probe.model_validate_json(done.stdout)
     except subprocess.TimeoutExpired:
-        said = f"no answer within {TIMEOUT_SECONDS:.0f} s"
+        reason = f"no answer within {TIMEOUT_SECONDS:.0f} s"
     except ValidationError:
-        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
     raise DmfError(
-        f"GPU {', '.join(names)} cannot be used: torch does not start ({said}). "
+        f"GPU {', '.join(names)} cannot be used: torch does not start ({reason}). "
         f"Check `nvidia-smi` and the installation; or {CPU}."
     )
 

@@ -5,65 +5,44 @@ hashes of the files beside it. `metrics.json`, which Snakemake and DVC know of, 
 and is written last. Nothing here imports torch.
 """
 
-import platform
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmf.code import code_hash
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json
-from dmf.study import RunParameters, run_folder, split_file
+from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, RECORD, Cell, cells
+from dmf.provenance import code_hash, code_version, versions
+from dmf.study import RunParameters, Study
 
-HISTORY = "history.csv"
-MODELS = ("model.safetensors", "best.safetensors")
-COUNTS = "test_counts.csv"  # older runs have none
+MODELS = (LAST_MODEL, BEST_MODEL)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the study: where its inputs and outputs are, and the key of its result."""
+    """One training: its place in the study, what shapes it, and the key of its result."""
 
-    dataset: str
-    configuration: str
-    seed: int
+    cell: Cell
     parameters: RunParameters
-
-    @property
-    def folder(self) -> Path:
-        return run_folder(self.dataset, self.configuration, self.seed)
-
-    @property
-    def live_folder(self) -> Path:
-        return Path(".checkpoints") / self.folder.relative_to("models")
-
-    @property
-    def arrays_file(self) -> Path:
-        return Path("data/filtered") / f"{self.dataset}.json"
-
-    @property
-    def split_file(self) -> Path:
-        return split_file(self.dataset, self.seed)
 
     def hashes(self) -> dict[str, str]:
         """Return the hashes of data, split and code.
 
         Raises DmfError if an input is missing or does not say its hash.
         """
-        split = self.split_file
+        split, arrays, dataset = self.cell.split, self.cell.arrays, self.cell.dataset
         if not split.exists():
-            raise DmfError(f"{split} does not exist. Make it with: snakemake split_{self.dataset}")
-        match read_json(self.arrays_file):
-            case {"sha256": str(arrays)}:
+            raise DmfError(f"{split} does not exist. Make it with: snakemake split_{dataset}")
+        match read_json(arrays):
+            case {"sha256": str(sha256)}:
                 return {
-                    "arrays": arrays,
+                    "arrays": sha256,
                     "split": sha256_file(split),
                     "code": code_hash("train"),
                 }
         raise DmfError(
-            f"{self.arrays_file} names no sha256: it is damaged. Make it again: "
-            f"snakemake --forcerun filter -- filter_{self.dataset}"
+            f"{arrays} names no sha256: it is damaged. Make it again: "
+            f"snakemake --forcerun filter -- filter_{dataset}"
         )
 
     def key(self) -> str:
@@ -72,8 +51,30 @@ class Run:
         Raises DmfError as :meth:`hashes` does.
         """
         return sha256_json(
-            {"seed": self.seed, "parameters": key_parameters(self.parameters), **self.hashes()}
+            {"seed": self.cell.seed, "parameters": key_parameters(self.parameters), **self.hashes()}
         )
+
+    def provenance(self, key: str, *, initial_weights: str, batch_order: str) -> dict[str, Any]:
+        """Return what the record of the run says of where its result comes from."""
+        return {
+            "key": key,
+            "dataset": self.cell.dataset,
+            "configuration": self.cell.configuration,
+            "seed": self.cell.seed,
+            "parameters": self.parameters.model_dump(),
+            "hashes": {
+                **self.hashes(),
+                "initial_weights": initial_weights,
+                "batch_order": batch_order,
+            },
+            **code_version(),
+            "versions": versions(),
+        }
+
+
+def runs(study: Study) -> list[Run]:
+    """Return every run of the study, in the order of its cells."""
+    return [Run(cell, study.run_parameters(cell.configuration)) for cell in cells(study.grid)]
 
 
 def key_parameters(parameters: RunParameters) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     A record has a key, names files with their hashes, and an outcome with a status that is
     "complete" or "diverged"; a run that still goes on has none.
     """
-    path = folder / "run.json"
+    path = folder / RECORD
     try:
         record = read_json(path) if path.is_file() else None
     except (DmfError, OSError, RecursionError):
@@ -153,12 +154,3 @@ def misfits(run: Run, record: dict[str, Any]) -> list[str]:
     names = {"arrays": "data", "split": "split", "code": "code"}
     found += [names[n] for n, value in run.hashes().items() if recorded.get(n) != value]
     return found or ["key"]
-
-
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()

@@ -2,31 +2,29 @@
 
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from dmf.code import code_version
-from dmf.errors import DmfError
+from dmf.errors import DmfError, Log
 from dmf.files import read_json, sha256_file, write_bytes, write_json, write_text
+from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, LIVE, METRICS_FILE, RECORD, TIMING
 from dmf.outcomes import EVALUATIONS, FOREGROUND_METRICS, METRICS, SUBSETS
+from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.training import devices, probe
 from dmf.training.failures import device_errors_explained
-from dmf.training.record import Run, complete_record, processor
+from dmf.training.record import Run, complete_record
 
 if TYPE_CHECKING:
     import torch
@@ -48,46 +46,44 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
         self.signal = number
 
 
-def train(run: Run, execution: Execution, report: Callable[[str], None] = print) -> str:
+def train(run: Run, execution: Execution, log: Log = print) -> str:
     """Make the folder of ``run`` complete; return "adopted", "complete" or "diverged".
 
     A second process that wants the same run waits for the first and adopts its result.
     Raises DmfError for missing or damaged inputs and exhausted resources, Interrupted on SIGTERM
     or SIGINT after a checkpoint was saved.
     """
-    with _alone(run, report):
+    with _alone(run, log):
         key = run.key()
-        record = complete_record(run.folder, key)
+        record = complete_record(run.cell.folder, key)
         if record is not None:
-            write_json(run.folder / "metrics.json", record["outcome"])
-            report(f"{run.folder}: already complete for these parameters, data and code; adopted")
+            write_json(run.cell.metrics, record["outcome"])
+            log(f"{run.cell.folder}: already complete for these parameters, data and code; adopted")
             return "adopted"
         names = devices.device_names(execution)
         if not names:
-            return _train_on(None, run, key, execution, report)
+            return _train_on(None, run, key, execution, log)
         with devices.lease(names, devices.slots_per_device(execution, names)) as name:
             os.environ["CUDA_VISIBLE_DEVICES"] = name
-            return _train_on(name, run, key, execution, report)
+            return _train_on(name, run, key, execution, log)
 
 
-def _train_on(
-    gpu: str | None, run: Run, key: str, execution: Execution, report: Callable[[str], None]
-) -> str:
+def _train_on(gpu: str | None, run: Run, key: str, execution: Execution, log: Log) -> str:
     # cuBLAS reads this when CUDA starts; without it deterministic mode refuses to multiply.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    from dmf.data.arrays import read_arrays
+    from dmf.data.arrays import read_arrays, read_subsets
     from dmf.training import engine
 
     wanted = run.parameters.training.precision
     if gpu is not None:
         for warning in probe.check(probe.examine(), [gpu], wanted):
-            report(f"warning: {warning}")
-    arrays = read_arrays(run.arrays_file)
-    subsets = _read_subsets(run, arrays)
+            log(f"warning: {warning}")
+    arrays = read_arrays(run.cell.arrays)
+    subsets = read_subsets(run.cell.split, arrays)
     device = torch.device("cpu" if gpu is None else "cuda")
-    with device_errors_explained(run.folder, run.parameters.training.batch_size):
+    with device_errors_explained(run.cell.folder, run.parameters.training.batch_size):
         precision = engine.resolve_precision(wanted, device)
         engine.configure(device, execution.threads, precision)
         runner = engine.Engine(
@@ -96,15 +92,20 @@ def _train_on(
             arrays.masks,
             arrays.classes,
             subsets["train"],
-            seed=run.seed,
+            seed=run.cell.seed,
             device=device,
             precision=precision,
         )
-        trainer = Trainer(run, key, runner, subsets, arrays, execution, report)
-        record = _provenance(run, key, runner, arrays.synthetic)
+        trainer = Trainer(run, key, runner, subsets, arrays, execution, log)
+        origin = run.provenance(
+            key,
+            initial_weights=runner.initial_weights,
+            batch_order=_batch_order(run.cell.seed, runner),
+        )
+        record = {**origin, "synthetic": arrays.synthetic}
         trainer.resume(_device(runner, precision, execution), record)
         outcome = trainer.fit()
-    trainer.publish(record, outcome)
+    trainer.write(record, outcome)
     status: str = outcome["status"]
     return status
 
@@ -119,7 +120,7 @@ class Trainer:
         subsets: indices of the images of each subset.
         arrays: the data set.
         execution: where and how it runs.
-        report: takes a line of progress.
+        log: takes a line of progress.
     """
 
     def __init__(
@@ -130,17 +131,18 @@ class Trainer:
         subsets: "Mapping[str, Indices]",
         arrays: "Arrays",
         execution: Execution,
-        report: Callable[[str], None],
+        log: Log,
     ) -> None:
         from dmf.training.checkpoint import Progress
 
         self.run = run
+        self.cell = run.cell
         self.key = key
         self.engine = engine
         self.subsets = subsets
         self.arrays = arrays
         self.execution = execution
-        self.report = report
+        self.log = log
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.columns = _history_columns(engine)
@@ -155,19 +157,19 @@ class Trainer:
         """
         from dmf.training import checkpoint
 
-        found = checkpoint.load(self.run.live_folder, self.key, self.report)
+        found = checkpoint.load(self.cell.live_folder, self.key, self.log)
         if found is not None:
             self.progress, state, self.best = found
             before = self.progress.devices[-1]
             if any(before[part] != device[part] for part in ("type", "precision")):
                 raise DmfError(
-                    f"{self.run.live_folder}: trained up to epoch {self.progress.epochs} on "
+                    f"{self.cell.live_folder}: trained up to epoch {self.progress.epochs} on "
                     f"{before['type']} in {before['precision']}; here it would go on on "
                     f"{device['type']} in {device['precision']}, and the result would be of "
                     "neither. Continue where it began, or delete the folder to start again."
                 )
             self.engine.load_state(state)
-            self.report(f"{self.run.folder}: continuing after epoch {self.progress.epochs}")
+            self.log(f"{self.cell.folder}: continuing after epoch {self.progress.epochs}")
         devices = self.progress.devices
         if not devices or {**devices[-1], **device} != devices[-1]:
             devices.append({"from_epoch": self.progress.epochs + 1, **device})
@@ -175,9 +177,9 @@ class Trainer:
         record["precision"] = device["precision"]
         if len(devices) > 1:
             record["devices"] = devices
-        write_json(self.run.live_folder / "run.json", record)
-        self.report(
-            f"{self.run.folder}: {len(self.subsets['train'])} training images, {device['type']} "
+        write_json(self.cell.live_folder / RECORD, record)
+        self.log(
+            f"{self.cell.folder}: {len(self.subsets['train'])} training images, {device['type']} "
             f"{device['precision']}, {self.execution.threads} threads"
         )
 
@@ -200,38 +202,38 @@ class Trainer:
                 if divergence is not None:
                     batch, loss = divergence
                     where = f"epoch {epoch}, batch {batch}"
-                    self.report(f"{self.run.folder}: diverged in {where}: {loss} is not finite")
+                    self.log(f"{self.cell.folder}: diverged in {where}: {loss} is not finite")
                     found = {"epoch": epoch, "batch": batch, "loss": loss}
                     return self._outcome("diverged", diverged=found)
                 row = self._finish_epoch(epoch, steps, begin)
                 now = time.perf_counter()
                 left = (now - started) / (epoch - done_before) * (self.engine.epochs - epoch)
                 rate = self.progress.timing[-1]["images_per_second"]
-                self.report(
-                    f"{self.run.folder}: epoch {epoch}/{self.engine.epochs}  "
+                self.log(
+                    f"{self.cell.folder}: epoch {epoch}/{self.engine.epochs}  "
                     f"loss {row['total']:.4f}  validation dice {row['validation_dice']:.4f}  "
                     f"{rate:.0f} images/s  {left:.0f} s left"
                 )
                 due = now - self._saved >= self.execution.checkpoint_seconds
                 if due or now - self._shown >= HISTORY_SECONDS:
-                    write_text(self.run.live_folder / "history.csv", self._history())
+                    write_text(self.cell.live_folder / HISTORY, self._history())
                     self._shown = now
                 if due or epoch == self.engine.epochs:
                     self._save()
         return self._scored()
 
-    def publish(self, record: dict[str, Any], outcome: dict[str, Any]) -> None:
+    def write(self, record: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Write the run folder; `run.json` makes it complete, `metrics.json` declares it."""
         from safetensors.torch import save as serialise
 
         from dmf.training import checkpoint
 
-        folder, model = self.run.folder, self.run.parameters.model
-        for name in ("metrics.json", "model.safetensors", "best.safetensors", "test_counts.csv"):
+        folder, model = self.cell.folder, self.run.parameters.model
+        for name in (METRICS_FILE, LAST_MODEL, BEST_MODEL, COUNTS):
             (folder / name).unlink(missing_ok=True)
-        write_text(folder / "history.csv", self._history())
-        write_text(folder / "timing.csv", _csv(TIMING_COLUMNS, self.progress.timing))
-        files = ["history.csv"]
+        write_text(folder / HISTORY, self._history())
+        write_text(folder / TIMING, _csv(TIMING_COLUMNS, self.progress.timing))
+        files = [HISTORY]
         if outcome["status"] == "complete":
             # One entry: safetensors writes several in an order that changes from call to call.
             description = {
@@ -239,19 +241,19 @@ class Trainer:
                 "classes": self.arrays.classes,
                 "momentum": model.batch_norm_momentum,
                 "skip_connections": model.skip_connections,
-                "preprocessing": read_json(self.run.arrays_file)["parameters"],
+                "preprocessing": read_json(self.cell.arrays)["parameters"],
                 "key": self.key,
             }
             metadata = {"dmf": json.dumps(description)}
-            weights = {"model.safetensors": self.engine.weights(), "best.safetensors": self.best}
+            weights = {LAST_MODEL: self.engine.weights(), BEST_MODEL: self.best}
             for name, tensors in weights.items():
                 write_bytes(folder / name, serialise(tensors, metadata))
-            write_text(folder / "test_counts.csv", self._test_counts())
-            files += [*weights, "test_counts.csv"]
+            write_text(folder / COUNTS, self._test_counts())
+            files += [*weights, COUNTS]
         hashes = {name: sha256_file(folder / name) for name in files}
-        write_json(folder / "run.json", {**record, "files": hashes, "outcome": outcome})
-        write_json(folder / "metrics.json", outcome)
-        checkpoint.discard(self.run.live_folder)
+        write_json(folder / RECORD, {**record, "files": hashes, "outcome": outcome})
+        write_json(folder / METRICS_FILE, outcome)
+        checkpoint.discard(self.cell.live_folder)
 
     def _finish_epoch(self, epoch: int, steps: "EpochRecord", begin: float) -> dict[str, float]:
         """Score the validation subset and note the epoch; returns its row of `history.csv`."""
@@ -334,55 +336,19 @@ class Trainer:
     def _save(self) -> None:
         from dmf.training import checkpoint
 
-        folder = self.run.live_folder
+        folder = self.cell.live_folder
         checkpoint.save(folder, self.key, self.progress, self.engine.state(), self.best)
         self._saved = time.perf_counter()
 
 
-def _read_subsets(run: Run, arrays: "Arrays") -> dict[str, Any]:
-    import numpy as np
-
-    places = {name: index for index, name in enumerate(arrays.ids)}
-    members: dict[str, list[int]] = {name: [] for name in SUBSETS}
-    with run.split_file.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["id"] not in places or row["subset"] not in members:
-                raise DmfError(
-                    f"{run.split_file}: image {row['id']!r} in subset {row['subset']!r} is not "
-                    f"part of {run.arrays_file}. Make the split again: snakemake --forcerun "
-                    f"split -- split_{run.dataset}"
-                )
-            members[row["subset"]].append(places[row["id"]])
-    for name, indices in members.items():
-        if not indices:
-            raise DmfError(f"{run.split_file}: the {name} subset is empty; use more images")
-    return {name: np.array(sorted(indices)) for name, indices in members.items()}
-
-
-def _provenance(run: Run, key: str, runner: "Engine", synthetic: bool) -> dict[str, Any]:
+def _batch_order(seed: int, runner: "Engine") -> str:
+    """Return the hash of the order in which all epochs visit the training images."""
     from dmf.training.protocol import batch_order
 
     orders = hashlib.sha256()
     for epoch in range(1, runner.epochs + 1):
-        orders.update(batch_order(run.seed, epoch, len(runner.train)).tobytes())
-    return {
-        "key": key,
-        "dataset": run.dataset,
-        "configuration": run.configuration,
-        "seed": run.seed,
-        "parameters": run.parameters.model_dump(),
-        "hashes": {
-            **run.hashes(),
-            "initial_weights": runner.initial_weights,
-            "batch_order": orders.hexdigest(),
-        },
-        **code_version(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-        },
-        "synthetic": synthetic,
-    }
+        orders.update(batch_order(seed, epoch, len(runner.train)).tobytes())
+    return orders.hexdigest()
 
 
 def _device(runner: "Engine", precision: str, execution: Execution) -> dict[str, Any]:
@@ -424,16 +390,15 @@ def _csv(columns: tuple[str, ...], rows: list[dict[str, float]]) -> str:
 
 
 @contextmanager
-def _alone(run: Run, report: Callable[[str], None]) -> Iterator[None]:
+def _alone(run: Run, log: Log) -> Iterator[None]:
     """Let one process at a time work on a run."""
-    name = "--".join(run.folder.parts[1:]) + ".lock"
-    path = Path(".checkpoints/locks") / name
+    path = LIVE / "locks" / f"{str(run.cell).replace('/', '--')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        report(f"{run.folder}: another process trains this run; waiting for it")
+        log(f"{run.cell.folder}: another process trains this run; waiting for it")
         lock.acquire()
     try:
         yield

@@ -1,0 +1,1 @@
+"""The report: one page for people, and the same content as Markdown."""

@@ -1,0 +1,1 @@
+"""What the paper prints, and whether its numbers fit each other."""

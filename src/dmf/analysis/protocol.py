@@ -1,0 +1,56 @@
+"""How a study differs from the paper's: in its images, in its size, in anything else."""
+
+from dmf.analysis.words import count
+from dmf.study import PAPER, PAPER_DATASETS, ReportParameters
+
+
+def paper_dataset(parameters: ReportParameters, dataset: str) -> str | None:
+    """Return which of the paper's sets (busi, busc, bus) ``dataset`` holds, or None.
+
+    Phantom images and the user's own are never one of them, whatever they are named.
+    """
+    kind = parameters.kinds[dataset]
+    return kind if kind in PAPER_DATASETS else None
+
+
+def reductions(parameters: ReportParameters) -> list[str]:
+    """Say in which sizes the study is smaller than the paper's; empty for the full study."""
+    seeds = min(parameters.grid.seeds, PAPER["seeds"])  # more seeds are no reduction
+    sizes = [
+        (parameters.epochs, PAPER["epochs"], count(parameters.epochs, "epoch")),
+        (parameters.image_size, PAPER["image_size"], f"{parameters.image_size}-pixel images"),
+        (parameters.filters, PAPER["filters"], f"U-Net filters {parameters.filters}"),
+        (seeds, PAPER["seeds"], count(seeds, "seed")),
+    ]
+    smaller = [(text, theirs) for ours, theirs, text in sizes if ours != theirs]
+    return [
+        f"{text} ({'' if place else 'paper '}{theirs})"
+        for place, (text, theirs) in enumerate(smaller)
+    ]
+
+
+def departures(parameters: ReportParameters) -> list[str]:
+    """Say in which other ways the protocol is not the paper's: preset, split, changed settings."""
+    found = []
+    if parameters.preset == "released":
+        found.append("preset `released`: the published notebook's hard losses")
+    if parameters.split.kind == "grouped":
+        found.append("duplicate-grouped split (the paper's is taken to be naive)")
+    if not parameters.split.per_seed:
+        found.append("one split serves all seeds")
+    return found + [f"`{setting}`" for setting in parameters.changed]
+
+
+def reduction_note(parameters: ReportParameters) -> str:
+    """Say that a study is smaller than the paper's, and in what; empty for the full study."""
+    reduced = reductions(parameters)
+    return f"Reduced study: {', '.join(reduced)}." if reduced else ""
+
+
+def data_note(parameters: ReportParameters, dataset: str) -> str:
+    """Return what sets the data or the study apart from the paper's; empty if nothing does."""
+    if parameters.kinds[dataset] == "phantom":
+        return "Phantom data: synthetic images, not the paper's."
+    if paper_dataset(parameters, dataset) is None:
+        return "Own data, not one of the paper's sets."
+    return reduction_note(parameters)

@@ -1,0 +1,252 @@
+"""What could explain a difference between our scores and the paper's, tested on runs.
+
+Some explanations are in every study's own results (training against test scores); others need an
+extra study with one setting changed, and are read from that study's ``results.csv``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from dmf.analysis import results
+from dmf.analysis.paper.numbers import paper_table
+from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.verdict import statistics
+from dmf.analysis.verdict.comparisons import overlap
+from dmf.analysis.words import label, number
+from dmf.study import ReportParameters
+
+Scores: TypeAlias = "pd.Series[float]"
+
+# The configurations an explanation is shown for; the extra studies run these two.
+SHOWN = ("fixed", "cb_dice-variance")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One explanation on one data set; ``evidence`` has a row per configuration, in [0, 1]."""
+
+    id: str
+    dataset: str
+    question: str
+    outcome: Literal["measured", "not run"]
+    detail: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Two readings, ``words`` for each; ``paired`` if a seed means the same images in both.
+
+    ``other`` is another reading of the same runs; without it the question needs another study.
+    """
+
+    id: str
+    text: str
+    words: tuple[str, str]
+    other: dict[str, str] | None = None
+    paired: bool = True
+
+
+_DICE = {"metric": "dice", "subset": "test", "epoch_choice": "last"}
+
+_QUESTIONS = (
+    _Question(
+        "training_scores",
+        "Are training-set scores nearer to the paper's than test scores?",
+        ("test", "training"),
+        _DICE | {"subset": "train"},
+    ),
+    _Question(
+        "best_epoch",
+        "Does the epoch of the best validation CB-Dice score higher than the last?",
+        ("last epoch", "best epoch"),
+        _DICE | {"epoch_choice": "best"},
+    ),
+    _Question(
+        "foreground",
+        "How far is the foreground's Dice from the mean over both classes?",
+        ("both classes", "foreground"),
+        _DICE | {"metric": "foreground_dice"},
+    ),
+    _Question(
+        "batch_means",
+        "Do means over batches differ from counts pooled over the test subset?",
+        ("pooled", "mean over batches"),
+        _DICE | {"metric": "batch_dice"},
+    ),
+    _Question(
+        "image_means",
+        "Do means over images differ from counts pooled over the test subset?",
+        ("pooled", "mean over images"),
+        _DICE | {"metric": "image_dice"},
+    ),
+    _Question(
+        "grouped",
+        "How much do near duplicates across subsets add (naive against duplicate-grouped split)?",
+        ("this study", "grouped split"),
+        paired=False,
+    ),
+    _Question(
+        "hard",
+        "What do hard (argmax) losses do to the scores?",
+        ("this study", "hard losses"),
+    ),
+    _Question(
+        "released",
+        "What does the published notebook's preset do to the scores?",
+        ("this study", "released preset"),
+    ),
+    _Question(
+        "gamma_batch",
+        "What if the auxiliary decays once per batch, not once per 100 batches?",
+        ("this study", "decay per batch"),
+    ),
+    _Question(
+        "gamma_epoch",
+        "What if the auxiliary decays once per epoch, not once per 100 batches?",
+        ("this study", "decay per epoch"),
+    ),
+    _Question(
+        "filter_off",
+        "What does the bilateral filter do to the scores?",
+        ("this study", "without filter"),
+    ),
+    _Question(
+        "other_machine",
+        "What do the same runs give on another machine, which rounds differently?",
+        ("this study", "another machine"),
+    ),
+)
+
+STUDIES = tuple(question.id for question in _QUESTIONS if question.other is None)
+
+
+def explain(
+    table: pd.DataFrame, parameters: ReportParameters, others: Mapping[str, Path] | None = None
+) -> list[Explanation]:
+    """Return every explanation for every data set of the study, measured or not run.
+
+    ``others`` maps the names in :data:`STUDIES` to the ``results.csv`` of the study that answers
+    them; names without a file are "not run". Raises DmfError if a file that is there is damaged,
+    ValueError for an unknown name.
+    """
+    others = others or {}
+    if unknown := set(others) - set(STUDIES):
+        raise ValueError(f"unknown studies {sorted(unknown)}; known: {', '.join(STUDIES)}")
+    found = {name: results.read(path) for name, path in others.items() if path.exists()}
+    explanations = []
+    for dataset in parameters.grid.datasets:
+        usual = results.values(table, dataset, **_DICE)
+        for question in _QUESTIONS:
+            other = pd.DataFrame()
+            if question.other is not None:
+                other = results.values(table, dataset, **question.other)
+            elif question.id in found:
+                other = results.values(found[question.id], dataset, **_DICE)
+            explanations.append(_answer(question, parameters, dataset, usual, other))
+    return explanations
+
+
+def _answer(
+    question: _Question,
+    parameters: ReportParameters,
+    dataset: str,
+    usual: pd.DataFrame,
+    other: pd.DataFrame,
+) -> Explanation:
+    """Set two readings of one data set (seeds by configurations) against each other."""
+    rows = _rows(question, parameters, dataset, usual, other)
+    if not rows:
+        return Explanation(
+            question.id, dataset, question.text, "not run", "No runs to compare.", {}
+        )
+    shown = [name for name in SHOWN if name in rows] or list(rows)[:1]
+    confidence = parameters.report.confidence
+    sentences = [_sentence(name, question.words, rows[name], confidence) for name in shown]
+    if len(rows) > len(shown):
+        changes = [row["change"] for row in rows.values()]
+        sentences.append(
+            f"Over all {len(rows)} configurations the change is {_points(min(changes))} to "
+            f"{_points(max(changes))} points."
+        )
+    known = [row for row in rows.values() if row["paper"] is not None]
+    if known:
+        nearer = sum(
+            abs(row["other"] - row["paper"]) < abs(row["usual"] - row["paper"]) for row in known
+        )
+        sentences.append(
+            f"{question.words[1].capitalize()} is nearer to the paper in {nearer} of {len(known)}."
+        )
+    return Explanation(question.id, dataset, question.text, "measured", " ".join(sentences), rows)
+
+
+def _rows(
+    question: _Question,
+    parameters: ReportParameters,
+    dataset: str,
+    usual: pd.DataFrame,
+    other: pd.DataFrame,
+) -> dict[str, dict[str, Any]]:
+    """Return the numbers of every configuration that both readings have."""
+    known = paper_dataset(parameters, dataset)
+    paper = paper_table(known)[("dice", "mean")] / 100 if known else pd.Series(dtype=float)
+    rows = {}
+    for name in (str(name) for name in usual if name in other):
+        before, after = usual[name].dropna(), other[name].dropna()
+        if question.paired:
+            seeds = before.index.intersection(after.index)
+            before, after = before[seeds], after[seeds]
+        if not len(before) or not len(after):
+            continue
+        low, high = _interval(before, after, parameters, paired=question.paired)
+        finite = np.isfinite([low, high]).all()
+        rows[name] = {
+            "usual": float(before.mean()),
+            "other": float(after.mean()),
+            "change": float(after.mean() - before.mean()),
+            "n": [len(before), len(after)],
+            "paper": float(paper[name]) if name in paper else None,
+            "low": float(low) if finite else None,
+            "high": float(high) if finite else None,
+        }
+    return rows
+
+
+def _interval(
+    before: Scores, after: Scores, parameters: ReportParameters, *, paired: bool
+) -> tuple[float, float]:
+    """Return the interval of the change: paired by seed, or Welch's; NaN where there is none."""
+    confidence = parameters.report.confidence
+    if paired:
+        change = statistics.paired(
+            after - before, confidence=confidence, test_to_train=overlap(parameters.split)
+        )
+        return change.low, change.high
+    if min(len(before), len(after)) < 2:
+        return np.nan, np.nan
+    interval = stats.ttest_ind(after, before, equal_var=False).confidence_interval(confidence)
+    return float(interval.low), float(interval.high)
+
+
+def _sentence(name: str, words: tuple[str, str], row: dict[str, Any], confidence: float) -> str:
+    interval = ""
+    if row["low"] is not None:
+        interval = (
+            f", {100 * confidence:g} % interval {_points(row['low'])} to {_points(row['high'])}"
+        )
+    paper = "" if row["paper"] is None else f"; the paper has {100 * row['paper']:.2f}"
+    return (
+        f"{label(name)}: {words[0]} {100 * row['usual']:.2f} %, {words[1]} "
+        f"{100 * row['other']:.2f} % ({_points(row['change'])} points{interval}, "
+        f"n = {min(row['n'])}){paper}."
+    )
+
+
+def _points(value: float) -> str:
+    return number(100 * value, "+.2f")

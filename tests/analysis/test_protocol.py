@@ -1,0 +1,41 @@
+"""What sets a study apart from the paper's is said."""
+
+from dmf.analysis.protocol import departures, paper_dataset, reductions
+
+from synthetic import make_study
+
+
+def test_what_is_smaller_than_in_the_paper_is_said() -> None:
+    small = make_study(seeds=3, epochs=20, image_size=32).report_parameters()
+    assert reductions(small) == [
+        "20 epochs (paper 100)",
+        "32-pixel images (128)",
+        "U-Net filters [4, 8] ([32, 64, 128, 256])",
+        "3 seeds (10)",
+    ]
+    full = small.model_copy(
+        update={"epochs": 100, "image_size": 128, "filters": [32, 64, 128, 256]}
+    )
+    full = full.model_copy(update={"grid": full.grid.model_copy(update={"seeds": 12})})
+    assert reductions(full) == []
+
+
+def test_other_departures_are_said() -> None:
+    parameters = make_study().report_parameters()
+    assert departures(parameters) == []
+    split = parameters.split.model_copy(update={"kind": "grouped", "per_seed": False})
+    changed = parameters.model_copy(
+        update={"preset": "released", "split": split, "changed": ["losses.reduction = image"]}
+    )
+    assert len(departures(changed)) == 4
+
+
+def test_only_the_papers_kinds_are_the_papers_data() -> None:
+    parameters = make_study(
+        {"busi": "phantom", "mine": "busi", "bus": "folder"}
+    ).report_parameters()
+    assert [paper_dataset(parameters, name) for name in ("busi", "mine", "bus")] == [
+        None,
+        "busi",
+        None,
+    ]

@@ -1,0 +1,97 @@
+"""Explanations of the gap to the paper: measured where there are runs, otherwise not run."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dmf.analysis import results
+from dmf.analysis.verdict import explanations
+from dmf.errors import DmfError
+from dmf.study import ReportParameters
+
+from synthetic import make_study, write_study
+
+CONFIGURATIONS = ["cb_dice-variance", "none-mad", "fixed"]
+Study = tuple[pd.DataFrame, ReportParameters, Path]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study on BUSI's name and a phantom, and a second one whose scores are 2 points lower."""
+    frames = []
+    for number, (base, noise) in enumerate([(0.82, 0.002), (0.80, 0.004)]):
+        folder = tmp_path_factory.mktemp(f"study{number}")
+        made = make_study(
+            {"busi": "busi", "phantom": "phantom"}, configurations=CONFIGURATIONS, seeds=4
+        )
+        write_study(folder, made, dice=dict.fromkeys(CONFIGURATIONS, base), noise=noise)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            frames.append(results.collect(made.report_parameters().grid, partial=False))
+            results.write(frames[-1], made.grid, folder)
+    return frames[0], made.report_parameters(), folder / "results.csv"
+
+
+def explained(
+    study: Study, others: dict[str, Path], dataset: str = "busi"
+) -> dict[str, explanations.Explanation]:
+    frame, parameters, _ = study
+    found = explanations.explain(frame, parameters, others)
+    return {answer.id: answer for answer in found if answer.dataset == dataset}
+
+
+def test_training_scores_are_set_against_test_scores_and_the_paper(study: Study) -> None:
+    answer = explained(study, {})["training_scores"]
+    assert answer.outcome == "measured"
+    row = answer.evidence["fixed"]
+    test = results.values(study[0], "busi", "dice")["fixed"]
+    train = results.values(study[0], "busi", "dice", subset="train")["fixed"]
+    assert row["change"] == pytest.approx((train - test).mean())
+    assert row["low"] < row["change"] < row["high"]
+    assert row["paper"] == pytest.approx(0.9184)
+    assert "Training is nearer to the paper in 3 of 3." in answer.detail
+
+
+def test_phantoms_are_not_set_against_the_paper(study: Study) -> None:
+    for answer in explained(study, {}, "phantom").values():
+        assert "paper" not in answer.detail
+        assert all(row["paper"] is None for row in answer.evidence.values())
+
+
+@pytest.mark.parametrize("name", explanations.STUDIES)
+def test_extra_studies_are_read_where_present(study: Study, name: str) -> None:
+    absent = explained(study, {name: Path("nowhere/results.csv")})[name]
+    assert (absent.outcome, absent.evidence) == ("not run", {})
+    present = explained(study, {name: study[2]})[name]
+    assert present.outcome == "measured"
+    assert list(present.evidence) == CONFIGURATIONS
+    assert present.evidence["fixed"]["change"] == pytest.approx(-0.02, abs=0.005)
+
+
+def test_other_splits_are_not_paired(study: Study) -> None:
+    ours = results.values(study[0], "busi", "dice")["fixed"]
+    theirs = results.values(results.read(study[2]), "busi", "dice")["fixed"]
+    oracle = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval(0.95)
+    row = explained(study, {"grouped": study[2]})["grouped"].evidence["fixed"]
+    assert (row["low"], row["high"]) == pytest.approx((oracle.low, oracle.high))
+    paired = explained(study, {"hard": study[2]})["hard"].evidence["fixed"]
+    assert paired["high"] - paired["low"] < row["high"] - row["low"]
+
+
+def test_unusable_studies_are_named(study: Study, tmp_path: Path) -> None:
+    damaged = tmp_path / "results.csv"
+    damaged.write_text("a\n1\n")
+    with pytest.raises(DmfError, match=r"results\.csv"):
+        explained(study, {"hard": damaged})
+    with pytest.raises(ValueError, match="unknown studies"):
+        explained(study, {"harder": damaged})
+
+
+def test_one_seed_is_measured_without_an_interval(study: Study) -> None:
+    frame, parameters, path = study
+    one_seed = frame[frame["seed"] == 0]
+    for answer in explanations.explain(one_seed, parameters, {"grouped": path}):
+        for row in answer.evidence.values():
+            assert row["low"] is None
