@@ -172,7 +172,7 @@ def test_missing_values_of_a_site_are_named_before_anything_is_submitted(tmp_pat
     done = project.snakemake("--profile", "profiles/slurm", "-n", check=False)
     assert done.returncode == 1
     error = "error: profiles/slurm/site.yaml: not a valid site:\n"
-    assert error + "  account: missing; see the comment beside it\n" in done.stdout
+    assert error + "  account: missing; this key is needed\n" in done.stdout
 
 
 @pytest.mark.parametrize(

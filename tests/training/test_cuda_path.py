@@ -49,8 +49,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "no skips": {"model": {"filters": [4, 8], "skip_connections": False}},
 }
 CASES = [
-    *((name, "paper", p) for name in CONFIGURATIONS for p in ("bf16", "fp32")),
-    *((name, "released", "bf16") for name in CONFIGURATIONS),
+    *((name, "paper", "bf16") for name in CONFIGURATIONS),
+    *(pytest.param(name, "paper", "fp32", marks=pytest.mark.slow) for name in CONFIGURATIONS),
+    *(pytest.param(name, "released", "bf16", marks=pytest.mark.slow) for name in CONFIGURATIONS),
     *(("cb_dice-variance", protocol, "tf32") for protocol in PROTOCOLS),
 ]
 

@@ -28,6 +28,7 @@ from dmf.layout import split
 from dmf.study import Study
 
 import synthetic
+from pages import drawing_only
 
 CONFIGURATIONS = [
     "cb_dice-variance",
@@ -186,7 +187,7 @@ def test_without_models_there_is_a_placeholder_that_says_so(tmp_path: Path) -> N
     for model in tmp_path.rglob("*.safetensors"):
         model.unlink()
     parameters = made.report_parameters()
-    with chdir(tmp_path):
+    with chdir(tmp_path), drawing_only("phantom-qualitative"):
         table = results.collect(parameters.grid, partial=False)
         entries = catalogue.write_all(table, parameters, Path("figures"))
     # Fixed weights alone: nothing adapts, nothing to compare, no auxiliary.
