@@ -79,4 +79,4 @@ lint: $(VENV)/dev.stamp
 	snakemake --lint
 
 clean:
-	rm -rf build logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build/published logs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -224,6 +224,7 @@ def test_permuting_the_losses_permutes_the_weights(weighting: str) -> None:
 @settings(deadline=None, max_examples=20)
 @given(slope=st.floats(0.5, 2), shift=st.floats(0, 2), seed=st.integers(0, 1000))
 @pytest.mark.parametrize("weighting", NORMALISED)
+@pytest.mark.slow
 def test_affine_rescaling_after_the_logarithm_changes_nothing(
     weighting: str, slope: float, shift: float, seed: int
 ) -> None:

@@ -229,18 +229,10 @@ def test_evaluation_applies_the_last_weights_and_changes_nothing(
 
 @pytest.mark.parametrize(
     ("weighting", "options", "backend"),
-    [
-        (*VARIANTS[0], "aot_eager_decomp_partition"),
-        *(
-            pytest.param(*v, "aot_eager_decomp_partition", marks=pytest.mark.slow)
-            for v in VARIANTS[1:]
-        ),
-        *(
-            pytest.param(*v, "inductor", marks=pytest.mark.slow)
-            for v in (("random", {}), VARIANTS[7])
-        ),
-    ],
+    [(*variant, "aot_eager_decomp_partition") for variant in VARIANTS]
+    + [(*variant, "inductor") for variant in (("random", {}), VARIANTS[7])],
 )
+@pytest.mark.slow
 def test_compiles_without_graph_breaks(
     weighting: str, options: dict[str, Any], backend: str
 ) -> None:
@@ -280,6 +272,7 @@ class OnlyOn(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("weighting", "options"), VARIANTS)
+@pytest.mark.slow
 def test_a_step_never_leaves_the_device(weighting: str, options: dict[str, Any]) -> None:
     """On the meta device, where no value exists that could be read or branched on."""
     fusion = make(weighting, options).to("meta")

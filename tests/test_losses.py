@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as torch_losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -43,6 +42,8 @@ def one_hot(ground_truth: Tensor, classes: int) -> Tensor:
 
 
 def monai_value(name: str, logits: Tensor, ground_truth: Tensor, reduction: str) -> Tensor:
+    from monai.losses import DiceLoss, FocalLoss, TverskyLoss  # which takes seconds
+
     classes = logits.shape[1]
     probability, truth = logits.softmax(1), one_hot(ground_truth, classes)
     exact = {"batch": reduction == "batch", "smooth_nr": 0.0, "smooth_dr": 0.0}
@@ -71,6 +72,7 @@ def monai_value(name: str, logits: Tensor, ground_truth: Tensor, reduction: str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("classes", "spatial"), [(2, (9, 7)), (4, (9, 7)), (3, (5, 4, 6))])
 @pytest.mark.parametrize("name", ["iou", "dice", "tversky", "focal", "cb_dice"])
+@pytest.mark.slow
 def test_equals_monai(name: str, classes: int, spatial: tuple[int, ...], reduction: str) -> None:
     logits, ground_truth = example(1, classes=classes, spatial=spatial)
     value = FUNCTIONS[name](logits, ground_truth, reduction=reduction)
@@ -259,6 +261,7 @@ def test_values_are_not_looked_at_where_there_are_none() -> None:
     torch.testing.assert_close(batched[0], module(logits[:1], ground_truth[:1])[0])
 
 
+@pytest.mark.slow
 def test_a_pixel_outside_the_classes_is_a_false_positive_where_it_is_not_refused() -> None:
     """In a compiled graph, as on a GPU: nothing waits for the values."""
     logits, ground_truth = example(9, images=1)
@@ -273,6 +276,7 @@ def test_a_pixel_outside_the_classes_is_a_false_positive_where_it_is_not_refused
     torch.testing.assert_close(compiled(logits, ground_truth)[0][0], expected)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     logits, ground_truth = example(10)
     module = SegmentationLosses(("cross_entropy", "iou", "dice"), "cb_dice")

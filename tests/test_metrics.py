@@ -5,16 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.metrics import DiceMetric, MeanIoU
-from sklearn.metrics import multilabel_confusion_matrix
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_f1_score,
-    multiclass_jaccard_index,
-    multiclass_precision,
-    multiclass_recall,
-)
-from torchmetrics.segmentation import DiceScore
 
 from dmf.metrics import SegmentationMetrics, confusion_counts, metrics_from_counts
 from dmf.outcomes import FOREGROUND_METRICS, METRICS
@@ -43,7 +34,10 @@ def one_hot(indices: Tensor, classes: int) -> Tensor:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.slow
 def test_counts_equal_scikit_learn(classes: int) -> None:
+    from sklearn.metrics import multilabel_confusion_matrix
+
     prediction, ground_truth = example(0, classes=classes)
     counts = confusion_counts(prediction, ground_truth, classes)
     assert counts.dtype == torch.int64
@@ -55,7 +49,16 @@ def test_counts_equal_scikit_learn(classes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.slow
 def test_pooled_metrics_equal_torchmetrics(classes: int) -> None:
+    from torchmetrics.functional.classification import (  # which takes seconds, as the others do
+        multiclass_f1_score,
+        multiclass_jaccard_index,
+        multiclass_precision,
+        multiclass_recall,
+    )
+    from torchmetrics.segmentation import DiceScore
+
     prediction, ground_truth = example(1, classes=classes)
     values = computed(prediction, ground_truth, classes)
     macro = {"num_classes": classes, "average": "macro"}
@@ -82,7 +85,10 @@ def test_pooled_metrics_equal_torchmetrics(classes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.slow
 def test_image_metrics_equal_monai(classes: int) -> None:
+    from monai.metrics import DiceMetric, MeanIoU
+
     prediction, ground_truth = example(2, classes=classes)
     values = computed(prediction, ground_truth, classes)
     p, y = one_hot(prediction, classes), one_hot(ground_truth, classes)
@@ -96,7 +102,10 @@ def test_image_metrics_equal_monai(classes: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_cb_dice_weighs_the_dice_of_each_class_by_its_rarity() -> None:
+    from torchmetrics.functional.classification import multiclass_f1_score
+
     prediction, ground_truth = example(3, classes=3)
     share = np.bincount(ground_truth.ravel(), minlength=3) / ground_truth.numel()
     weights = (1 / share) / (1 / share).sum()
@@ -142,6 +151,7 @@ def test_indices_outside_the_classes_are_refused(where: str, value: int) -> None
 @pytest.mark.parametrize(
     "outside", [("prediction",), ("ground_truth",), ("prediction", "ground_truth")]
 )
+@pytest.mark.slow
 def test_what_is_not_looked_at_on_the_way_is_refused_in_the_end(outside: tuple[str, ...]) -> None:
     """A compiled graph looks at no values, as on a GPU."""
     masks = dict(zip(("prediction", "ground_truth"), example(6), strict=True))

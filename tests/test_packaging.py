@@ -115,6 +115,7 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_a_training_imports_neither_mlflow_nor_snakemake_nor_pandas() -> None:
     code = (
         "import sys, dmf.cli, dmf.training.train, dmf.training.engine, dmf.training.checkpoint,"

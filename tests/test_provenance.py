@@ -163,6 +163,7 @@ def interpreters() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_version_of_python_says_the_same(tmp_path: Path) -> None:
     assert provenance.files_hash(tmp_path, [sample(tmp_path)]) == SAMPLE_HASH
     script = (

@@ -38,6 +38,7 @@ def runs(target: Path) -> list[str]:
     return [Path(name).parent.name for name in kept(target) if name.endswith("run.json")]
 
 
+@pytest.mark.slow
 def test_a_study_can_be_finished_in_pieces(tiny_study: StudyMaker) -> None:
     """What was published counts as done; runs of other parameters do not."""
     one, two = tiny_study(), tiny_study(study={"seeds": 2})

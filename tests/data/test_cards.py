@@ -27,6 +27,7 @@ def make(dataset: str, **source: object) -> str:
     return Path(f"cards/{dataset}.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     members = two_folders("", count=16)
@@ -47,6 +48,7 @@ def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(Path("cards").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_a_phantom_s_card_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = make("phantom", kind="phantom", images=12, size=64)

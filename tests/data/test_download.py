@@ -106,6 +106,7 @@ def test_busi(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("bus", "BUS Synthetic Dataset/"),
     ],
 )
+@pytest.mark.slow
 def test_both_nestings_give_the_same_manifest(dataset: str, top: str, home: Path) -> None:
     write_zip(home / "a.zip", two_folders(top))
     get(dataset, archive="a.zip")

@@ -40,6 +40,7 @@ def correlation_length(field: npt.NDArray[np.float32], axis: int) -> float:
     return float(1 / np.sqrt((power * frequency**2).sum() / power.sum()))
 
 
+@pytest.mark.slow
 def test_image_depends_on_seed_and_index_only(series: list[PhantomImage]) -> None:
     for index in (150, 3, 57):  # any order, without the images before
         again = generate(index, seed=11, size=64)
@@ -48,6 +49,7 @@ def test_image_depends_on_seed_and_index_only(series: list[PhantomImage]) -> Non
         assert again.lesion == series[index].lesion
 
 
+@pytest.mark.slow
 def test_seeds_and_indices_give_different_images(series: list[PhantomImage]) -> None:
     assert len({image.image.tobytes() for image in series}) == SERIES
     other = generate(3, seed=12, size=64)
@@ -143,6 +145,7 @@ def test_compounding_of_steered_looks_weakens_speckle() -> None:
     assert 1.5 < gain < 1.01 * np.sqrt(len(STEERING))
 
 
+@pytest.mark.slow
 def test_class_shares(series: list[PhantomImage]) -> None:
     malignant = sum(image.lesion == "malignant" for image in series)
     assert stats.binomtest(malignant, SERIES, 1 / 3).pvalue > 0.01
@@ -152,6 +155,7 @@ def test_class_shares(series: list[PhantomImage]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_foreground_shares_resemble_clinical_sets(series: list[PhantomImage]) -> None:
     share = {
         kind: np.array([image.mask.mean() for image in series if image.lesion == kind])
@@ -165,6 +169,7 @@ def test_foreground_shares_resemble_clinical_sets(series: list[PhantomImage]) ->
     assert high > 0.2
 
 
+@pytest.mark.slow
 def test_benign_lesions_are_wider_than_tall_and_smoother(series: list[PhantomImage]) -> None:
     ratio: dict[str, list[float]] = {"benign": [], "malignant": []}
     solidity: dict[str, list[float]] = {"benign": [], "malignant": []}
@@ -180,6 +185,7 @@ def test_benign_lesions_are_wider_than_tall_and_smoother(series: list[PhantomIma
     assert np.median(solidity["benign"]) > 0.95 > 0.93 > np.median(solidity["malignant"])
 
 
+@pytest.mark.slow
 def test_lesions_are_darker_than_what_surrounds_them(series: list[PhantomImage]) -> None:
     contrast = []
     for image, mask, _ in series:
@@ -191,6 +197,7 @@ def test_lesions_are_darker_than_what_surrounds_them(series: list[PhantomImage])
     assert np.quantile(contrast, 0.1) < 25
 
 
+@pytest.mark.slow
 def test_no_threshold_segments_the_lesions(series: list[PhantomImage]) -> None:
     best = 0.0
     truth = np.stack([image.mask for image in series])

@@ -86,7 +86,7 @@ def test_leaks_are_counted() -> None:
     assert separated_pairs(manifest, subsets) == 2
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(manifest=sets, seed=st.integers(0, 99), kind=st.sampled_from(KINDS))
 def test_every_image_once_groups_whole_sizes_right(
     manifest: pd.DataFrame, seed: int, kind: str
@@ -111,6 +111,7 @@ def test_the_order_of_files_does_not_matter(
     assert assign(shuffled, seed, split(kind)).sort_index().equals(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_over_the_seeds_every_image_visits_every_subset_as_often_as_its_share(kind: str) -> None:
     """Also images of large and of mixed groups: none is always kept for training."""

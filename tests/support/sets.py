@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from PIL import Image
 Grey = npt.NDArray[np.uint8]
 
 
+@cache
 def scan(seed: int, height: int = 96, width: int = 128) -> Grey:
     """Return a grey image with structure at several scales, unlike that of any other seed."""
     generator = np.random.default_rng(seed)

@@ -27,6 +27,8 @@ from dmf.training import engine as module
 from dmf.training.engine import Engine
 from dmf.unet import UNet
 
+pytestmark = pytest.mark.slow
+
 CUDA = torch.device("cuda", 0)
 IMAGES, SIDE, BATCH = 20, 32, 6
 STUDY: dict[str, Any] = {
@@ -50,8 +52,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 CASES = [
     *((name, "paper", "bf16") for name in CONFIGURATIONS),
-    *(pytest.param(name, "paper", "fp32", marks=pytest.mark.slow) for name in CONFIGURATIONS),
-    *(pytest.param(name, "released", "bf16", marks=pytest.mark.slow) for name in CONFIGURATIONS),
+    *((name, "paper", "fp32") for name in CONFIGURATIONS),
+    *((name, "released", "bf16") for name in CONFIGURATIONS),
     *(("cb_dice-variance", protocol, "tf32") for protocol in PROTOCOLS),
 ]
 

@@ -218,6 +218,7 @@ def test_locks_of_different_names_are_different_files(tmp_path: Path) -> None:
     assert {path.parent for path in files} == {tmp_path}
 
 
+@pytest.mark.slow
 def test_many_jobs_never_exceed_the_slots(tmp_path: Path) -> None:
     log = tmp_path / "log"
     jobs = [
@@ -234,6 +235,7 @@ def test_many_jobs_never_exceed_the_slots(tmp_path: Path) -> None:
         assert held[name] <= 2
 
 
+@pytest.mark.slow
 def test_a_killed_job_frees_its_slot(tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "slots"), str(log), "60"]

@@ -95,6 +95,7 @@ def test_emulated_bf16_is_allowed_but_warned_of() -> None:
     assert check(found(H100), ["0"], "tf32") == []
 
 
+@pytest.mark.slow
 def test_another_process_answers(tmp_path: Path) -> None:
     """The real torch of this environment, and programs in its place."""
     import torch
@@ -134,6 +135,7 @@ def without_cuda() -> None:
 
 
 @pytest.mark.usefixtures("without_cuda")
+@pytest.mark.slow
 def test_the_commands_say_where_a_study_would_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

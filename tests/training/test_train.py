@@ -201,6 +201,7 @@ def test_a_complete_run_is_adopted(tiny_study: StudyMaker) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "history.csv", "run.json"])
+@pytest.mark.slow
 def test_a_damaged_run_is_not_adopted(tiny_study: StudyMaker, name: str) -> None:
     study = tiny_study()
     folder = the_run(study).cell.folder

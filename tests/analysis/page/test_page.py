@@ -175,6 +175,7 @@ def test_text_from_files_is_escaped(mixed: tuple[Path, ReportParameters]) -> Non
     assert "&lt;script&gt;document.title" in html
 
 
+@pytest.mark.slow
 def test_a_server_is_linked_and_a_database_is_not(
     mixed: tuple[Path, ReportParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

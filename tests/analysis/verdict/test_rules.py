@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dmf.analysis.verdict import rules, statistics
 from dmf.analysis.verdict.claims import Best
@@ -32,6 +33,7 @@ class Scores:
         return statistics.paired(values - limit, confidence=confidence)
 
 
+@pytest.mark.slow
 def test_best_is_seldom_found_among_equals() -> None:
     """Even if the candidate is chosen after the fact, as the best of three."""
     generator = np.random.default_rng(0)

@@ -8,9 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from dmf.analysis.verdict import statistics
 from dmf.analysis.verdict.statistics import Comparison
@@ -46,7 +43,10 @@ def test_overlapping_splits_shrink_t_by_the_nadeau_bengio_factor(values: list[fl
 
 @given(SAMPLES, SAMPLES)
 @settings(deadline=None, max_examples=50)
+@pytest.mark.slow
 def test_welch_from_summaries_is_welch_from_the_data(a: list[float], b: list[float]) -> None:
+    from statsmodels.stats.weightstats import CompareMeans, DescrStatsW  # which takes seconds
+
     n = min(len(a), len(b))
     x, y = np.array(a[:n]), np.array(b[:n])
     if min(x.std(), y.std()) < 1e-6:
@@ -86,7 +86,10 @@ def test_welch_refuses_unequal_lengths() -> None:
         np.random.default_rng(1).random(12) ** 4,
     ],
 )
+@pytest.mark.slow
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
     oracle = multipletests(p_values, method="holm")[1]
     assert statistics.holm(p_values) == pytest.approx(oracle)
 
@@ -138,7 +141,10 @@ def test_differences_that_do_not_vary() -> None:
 
 
 @pytest.mark.parametrize("effect", [0.5, 1.0, 1.53, 3.0])
+@pytest.mark.slow
 def test_seeds_needed_is_statsmodels_power(effect: float) -> None:
+    from statsmodels.stats.power import TTestPower
+
     exact = TTestPower().solve_power(effect_size=effect, alpha=0.05 / 12, power=0.8)
     assert statistics.seeds_needed(effect, 1.0, alpha=0.05 / 12) == int(np.ceil(exact))
 
@@ -195,6 +201,7 @@ def correlated(
     return np.asarray(mean + shared + own)
 
 
+@pytest.mark.slow
 def test_error_rate_under_the_null_with_overlapping_splits() -> None:
     draws = correlated(np.random.default_rng(2), (1000, 10))
     corrected = [statistics.paired(x, test_to_train=OVERLAP).p < 0.05 for x in draws]
@@ -203,6 +210,7 @@ def test_error_rate_under_the_null_with_overlapping_splits() -> None:
     assert np.mean(plain) > 0.15
 
 
+@pytest.mark.slow
 def test_family_wise_error_of_the_twelve_comparisons() -> None:
     """All 12 share the fixed weights' runs, so they correlate; Holm holds all the same."""
     generator = np.random.default_rng(3)
@@ -220,6 +228,7 @@ def test_family_wise_error_of_the_twelve_comparisons() -> None:
     assert false / 250 <= 0.05
 
 
+@pytest.mark.slow
 def test_a_gain_of_the_margin_is_seldom_contradicted() -> None:
     draws = correlated(np.random.default_rng(4), (1000, 10), mean=0.3)
     verdicts = [
