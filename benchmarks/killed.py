@@ -24,7 +24,7 @@ from dmf.layout import Cell
 from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.record import Run
+from dmf.training.run_record import Run
 
 RESULTS = Path(__file__).parents[1] / "docs/benchmarks"
 CONFIGURATION = "cb_dice-bayesian"  # the one with the most state

@@ -23,7 +23,7 @@ from dmf.layout import Cell
 from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.study import Study
-from dmf.training.record import Run
+from dmf.training.run_record import Run
 from dmf.training.train import train
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from dmf.cli import app
 from dmf.layout import Cell
 from dmf.study import Study
-from dmf.training.record import Run
+from dmf.training.run_record import Run
 from dmf.training.train import train
 from dmf.verify import problems
 

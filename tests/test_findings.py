@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmf import records
+from dmf import publication
 
 from conftest import REPOSITORY
 
@@ -18,7 +18,7 @@ VALUE = re.compile(r"[−+]?\d+\.\d+(?: (?:±|to) [−+]?\d+\.\d+)?")
 @pytest.fixture(scope="module")
 def reported() -> str:
     """Return the words of all published reports, and of the audit of the paper's numbers."""
-    pages = sorted((REPOSITORY / records.FOLDER).glob("*/report.md"))
+    pages = sorted((REPOSITORY / publication.FOLDER).glob("*/report.md"))
     return _flat(" ".join(page.read_text() for page in [*pages, REPOSITORY / "docs/audit.md"]))
 
 

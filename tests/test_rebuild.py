@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmf.publication import FOLDER, publish, published
 from dmf.rebuild import (
     BUILD,
     PICTURES,
@@ -18,7 +19,6 @@ from dmf.rebuild import (
     report,
     runs_table,
 )
-from dmf.records import FOLDER, publish, published
 
 import synthetic
 from conftest import REPOSITORY

@@ -208,7 +208,7 @@ def train(
     overlay: Overlay = None,
 ) -> None:
     """Train one run, continue it, or adopt it if it is complete."""
-    from dmf.training.record import Run
+    from dmf.training.run_record import Run
     from dmf.training.train import Interrupted
     from dmf.training.train import train as train_run
 
@@ -275,11 +275,11 @@ def left(
     overlay: Overlay = None,
 ) -> None:
     """List the results that neither this machine nor reports/published/ has."""
-    from dmf import records
+    from dmf import publication
 
-    folder = root.resolve() / records.FOLDER
+    folder = root.resolve() / publication.FOLDER
     study = _study(params, overlay)
-    for path in records.left(study, folder / study.grid.name):
+    for path in publication.left(study, folder / study.grid.name):
         typer.echo(path)
 
 
@@ -293,13 +293,13 @@ def publish(
     overlay: Overlay = None,
 ) -> None:
     """Keep the study's records, without images and models, and its report in reports/published/."""
-    from dmf import records
+    from dmf import publication
     from dmf.rebuild import rebuild
 
     root = root.resolve()
     study = _study(params, overlay)
-    folder = root / records.FOLDER / study.grid.name
-    records.publish(study, folder, _say, replace=replace)
+    folder = root / publication.FOLDER / study.grid.name
+    publication.publish(study, folder, _say, replace=replace)
     rebuild([folder], root, _say)
 
 
@@ -310,10 +310,10 @@ def rebuild(
     ] = None,
 ) -> None:
     """Write the reports of published studies anew, from their records, into build/published/."""
-    from dmf import records
+    from dmf import publication
     from dmf.rebuild import rebuild
 
-    rebuild(folders or records.published(), log=_say)
+    rebuild(folders or publication.published(), log=_say)
 
 
 @app.command()

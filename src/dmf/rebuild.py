@@ -22,9 +22,9 @@ from dmf.analysis.paper import audit
 from dmf.errors import Log
 from dmf.files import write_text
 from dmf.outcomes import EVALUATIONS
-from dmf.records import ARCHIVE, STUDY, published, unpack
+from dmf.publication import ARCHIVE, STUDY, published, unpack
 from dmf.study import Study
-from dmf.training.record import read_record
+from dmf.training.run_record import read_record
 
 BUILD = Path("build/published")
 PICTURES = Path("docs/images/published")

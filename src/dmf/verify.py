@@ -12,7 +12,7 @@ from dmf.data.arrays import read_arrays
 from dmf.errors import DmfError
 from dmf.files import read_json
 from dmf.study import Study
-from dmf.training.record import Run, complete_record, misfits, runs
+from dmf.training.run_record import Run, complete_record, misfits, runs
 
 
 def problems(study: Study, datasets: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from dmf.files import sha256_file, write_json
 from dmf.layout import Cell
 from dmf.study import Study
-from dmf.training.record import Run
+from dmf.training.run_record import Run
 
 MODELS = ("model.safetensors", "best.safetensors")
 

@@ -19,9 +19,9 @@ from dmf.layout import Cell
 from dmf.settings import Execution
 from dmf.study import Study
 from dmf.training import engine as engine_module
-from dmf.training import record as record_module
+from dmf.training import run_record
 from dmf.training import train as train_module
-from dmf.training.record import Run, complete_record
+from dmf.training.run_record import Run, complete_record
 from dmf.training.train import Trainer, train
 
 from conftest import StudyMaker
@@ -230,7 +230,7 @@ def test_the_key_follows_parameters_data_split_code_and_seed(
     lines = run.cell.split.read_text().splitlines()
     run.cell.split.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     keys.add(run.key())
-    monkeypatch.setattr(record_module, "code_hash", lambda step: "another loss")
+    monkeypatch.setattr(run_record, "code_hash", lambda step: "another loss")
     keys.add(run.key())
     assert len(keys) == 7
     assert run.key() == the_run(study).key()

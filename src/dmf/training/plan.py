@@ -16,7 +16,7 @@ from dmf.files import read_json
 from dmf.study import Study
 from dmf.training import devices, engine, probe, protocol
 from dmf.training.failures import device_errors_explained
-from dmf.training.record import Run, complete_record, runs
+from dmf.training.run_record import Run, complete_record, runs
 
 STARTUP_SECONDS = 4.0  # of a job to its first step; see docs/benchmarks/startup.md
 

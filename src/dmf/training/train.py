@@ -24,7 +24,7 @@ from dmf.provenance import processor
 from dmf.settings import Execution
 from dmf.training import devices, probe
 from dmf.training.failures import device_errors_explained
-from dmf.training.record import Run, complete_record
+from dmf.training.run_record import Run, complete_record
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ import pytest
 from dmf import outcomes
 from dmf.analysis import results, tables
 from dmf.analysis.figures import catalogue
-from dmf.analysis.page import page, provenance
+from dmf.analysis.page import origins, page
 from dmf.analysis.paper import audit
-from dmf.analysis.verdict.judge import judge
+from dmf.analysis.verdict.judgements import judge
 from dmf.files import read_json, write_json
 from dmf.study import ReportParameters
 
@@ -182,7 +182,7 @@ def test_a_server_is_linked_and_a_database_is_not(
     folder, parameters = mixed
     assert "MLflow" not in section(html_of(folder), "provenance")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////mlflow.db")
-    assert provenance.mlflow(parameters) == []
+    assert origins.mlflow(parameters) == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
     write_json(tmp_path / "reports/figures" / catalogue.CAPTIONS, [])
     page.write(results.read(folder / "reports/results.csv"), parameters, tmp_path / "reports")

@@ -10,13 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from dmf.analysis.figures import catalogue
-from dmf.analysis.page import claims, comparisons, provenance
+from dmf.analysis.page import claim_rows, comparison_tables, origins
 from dmf.analysis.paper import audit
 from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions
 from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
-from dmf.analysis.verdict.judge import judge
+from dmf.analysis.verdict.judgements import judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
@@ -49,7 +49,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
     """Gather everything both templates show."""
     datasets = parameters.grid.datasets
     judgements = judge(results, histories(parameters.grid), parameters)
-    rows = claims.rows(judgements)
+    rows = claim_rows.rows(judgements)
     sections = ("Verdict", "Tables", "Figures", "Audit", "Explanations", "Provenance")
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
@@ -57,24 +57,26 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "lead": _lead(parameters),
         "banners": _banners(parameters),
         "sections": {name.lower(): name for name in sections},
-        "symbols": claims.SYMBOLS,
-        "headlines": claims.headlines(judgements),
+        "symbols": claim_rows.SYMBOLS,
+        "headlines": claim_rows.headlines(judgements),
         "checks": f"{count(len(judgements), 'check')} of {count(len(rows), 'claim')}",
         "tallies": {
-            "Our runs": claims.tally([judgement.ours for judgement in judgements]),
-            "The paper's own tables": claims.tally([judgement.paper for judgement in judgements]),
+            "Our runs": claim_rows.tally([judgement.ours for judgement in judgements]),
+            "The paper's own tables": claim_rows.tally(
+                [judgement.paper for judgement in judgements]
+            ),
         },
-        "standings": comparisons.standings(results, parameters),
+        "standings": comparison_tables.standings(results, parameters),
         "claims": rows,
         "audit": audit.summary(),
         "explanations": _explanations(results, parameters),
-        "across": comparisons.across(results, parameters),
+        "across": comparison_tables.across(results, parameters),
         "labels": {name: dataset_label(name) for name in datasets},
         "datasets": [_dataset(results, parameters, name, folder) for name in datasets],
-        "runs": provenance.runs(results, parameters),
-        "facts": provenance.facts(parameters),
-        "data_sets": [provenance.data(parameters, name) for name in datasets],
-        "mlflow": provenance.mlflow(parameters),
+        "runs": origins.runs(results, parameters),
+        "facts": origins.facts(parameters),
+        "data_sets": [origins.data(parameters, name) for name in datasets],
+        "mlflow": origins.mlflow(parameters),
     }
 
 
@@ -132,7 +134,7 @@ def _dataset(
         "tag": note.partition(":")[0].rstrip("."),
         "tables": [
             *score_tables(results, parameters, dataset),
-            *comparisons.comparison_tables(results, parameters, dataset),
+            *comparison_tables.comparison_tables(results, parameters, dataset),
         ],
         "figures": [
             {**vars(entry), **_embedded(folder / FIGURES.name / f"{entry.name}.png")}

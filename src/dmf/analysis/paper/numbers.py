@@ -20,7 +20,7 @@ def paper_table(dataset: str) -> pd.DataFrame:
     Rows are its 13 configurations, columns (metric, mean | std | n) as in
     :func:`dmf.analysis.tables.mean_scores`: mean ± std of ten runs, in percent.
     """
-    numbers = _read("tables.csv")
+    numbers = _read("printed_tables.csv")
     numbers = numbers[numbers["dataset"] == dataset]
     names = numbers["auxiliary"] + "-" + numbers["weighting"]
     numbers = numbers.assign(configuration=[parse_configuration(name).name for name in names])

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from dmf.analysis import results
-from dmf.analysis.verdict import judge
-from dmf.analysis.verdict.judge import Judgement
+from dmf.analysis.verdict import judgements
+from dmf.analysis.verdict.judgements import Judgement
 from dmf.configurations import factors
 from dmf.study import Study
 
@@ -32,7 +32,7 @@ def judged(
     """Judge a data set named busi whose mean macro Dice (0.80 where not given) is planted."""
     study = make_study({"busi": kind}, configurations=configurations, seeds=seeds)
     frame = planted(study, dice=dice or {}, noise=noise, missing=missing, diverged=diverged)
-    return by_name(judge.judge(frame, pd.DataFrame(), study.report_parameters()))
+    return by_name(judgements.judge(frame, pd.DataFrame(), study.report_parameters()))
 
 
 def planted(
@@ -113,7 +113,7 @@ def test_course_of_training_is_judged_as_planted(
     write_study(tmp_path, study)
     parameters = study.report_parameters()
     frame = results.collect(parameters.grid, partial=False)
-    found = by_name(judge.judge(frame, results.histories(parameters.grid), parameters))
+    found = by_name(judgements.judge(frame, results.histories(parameters.grid), parameters))
     outcome = {name: judgement.ours.outcome for name, judgement in found.items()}
     assert outcome["mad-sharper/busi/weight_change"] == "supported"
     assert outcome["variance-gradual-early/busi/early_weight_change"] == "supported"
@@ -208,7 +208,7 @@ def test_verdicts_of_another_protocol_say_so() -> None:
     split = parameters.split.model_copy(update={"kind": "grouped"})
     frame = planted(study, dice={}, noise=0.004)
     grouped = parameters.model_copy(update={"split": split})
-    found = by_name(judge.judge(frame, pd.DataFrame(), grouped))
+    found = by_name(judgements.judge(frame, pd.DataFrame(), grouped))
     detail = found["cb-dice-variance-above-fixed/busi/dice"].ours.detail
     assert "Not as in the paper: duplicate-grouped split" in detail
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dmf.analysis.verdict.claims import claims
-from dmf.analysis.verdict.judge import Judgement
-from dmf.analysis.verdict.rules import Verdict
+from dmf.analysis.verdict.claim_schema import claims
+from dmf.analysis.verdict.decide import Verdict
+from dmf.analysis.verdict.judgements import Judgement
 from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS, listed
 
 SYMBOLS = {

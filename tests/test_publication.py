@@ -11,25 +11,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dmf import records
+from dmf import publication
 from dmf.cli import app
 from dmf.errors import DmfError
 from dmf.layout import Cell
 from dmf.study import Study
-from dmf.training import record
-from dmf.training.record import Run
+from dmf.training import run_record
+from dmf.training.run_record import Run
 from dmf.training.train import train
 
 import synthetic
 from conftest import REPOSITORY, StudyMaker, tiny
 from run_folders import contents, write_record, write_run
 
-PUBLISHED = records.published(REPOSITORY / records.FOLDER)
+PUBLISHED = publication.published(REPOSITORY / publication.FOLDER)
 
 
 def kept(target: Path) -> dict[str, bytes]:
     """Return every record that is published in ``target``, with its bytes."""
-    with records.unpacked(target) as folder:
+    with publication.unpacked(target) as folder:
         return contents(folder)
 
 
@@ -43,18 +43,18 @@ def test_a_study_can_be_finished_in_pieces(tiny_study: StudyMaker) -> None:
     """What was published counts as done; runs of other parameters do not."""
     one, two = tiny_study(), tiny_study(study={"seeds": 2})
     first, second = (Path(f"models/phantom/fixed/seed-0{seed}/metrics.json") for seed in (0, 1))
-    assert records.left(two, Path("out")) == [first, second]
+    assert publication.left(two, Path("out")) == [first, second]
 
     train(Run(Cell("phantom", "fixed", 0), one.run_parameters("fixed")), one.execution, quiet)
-    records.publish(one, Path("out"), quiet)
+    publication.publish(one, Path("out"), quiet)
     shutil.rmtree("models")  # on another machine
-    assert records.left(two, Path("out")) == [second]
+    assert publication.left(two, Path("out")) == [second]
 
     train(Run(Cell("phantom", "fixed", 1), two.run_parameters("fixed")), two.execution, quiet)
     said: list[str] = []
-    records.publish(two, Path("out"), said.append)
+    publication.publish(two, Path("out"), said.append)
     assert said == ["out: 1 runs from here, 1 from before"]
-    assert records.left(two, Path("elsewhere")) == [first]
+    assert publication.left(two, Path("elsewhere")) == [first]
     assert runs(Path("out")) == ["seed-00", "seed-01"]
 
 
@@ -73,7 +73,7 @@ def publish_two_seeds(here: Path) -> dict[str, bytes]:
     """Publish two runs to `out`, remove them here; return what is published."""
     for seed in (0, 1):
         write_run(tiny_seeds(2), seed)
-    records.publish(tiny_seeds(2), Path("out"), quiet)
+    publication.publish(tiny_seeds(2), Path("out"), quiet)
     shutil.rmtree("models")
     return kept(Path("out"))
 
@@ -81,10 +81,10 @@ def publish_two_seeds(here: Path) -> dict[str, bytes]:
 def test_runs_of_other_parameters_are_named_and_go_only_when_told(here: Path) -> None:
     before = publish_two_seeds(here)
     longer = tiny_seeds(2, training={"epochs": 4})
-    assert len(records.left(longer, Path("out"))) == 2
+    assert len(publication.left(longer, Path("out"))) == 2
     write_run(longer, 0)
     with pytest.raises(DmfError) as refused:
-        records.publish(longer, Path("out"), quiet)
+        publication.publish(longer, Path("out"), quiet)
     for part in (
         "2 published runs",
         "models/phantom/fixed/seed-00: other parameters\n",
@@ -95,7 +95,7 @@ def test_runs_of_other_parameters_are_named_and_go_only_when_told(here: Path) ->
     assert kept(Path("out")) == before
 
     said: list[str] = []
-    records.publish(longer, Path("out"), said.append, replace=True)
+    publication.publish(longer, Path("out"), said.append, replace=True)
     assert said == [
         "out: gone: models/phantom/fixed/seed-00: other parameters",
         "out: gone: models/phantom/fixed/seed-01: other parameters",
@@ -108,30 +108,30 @@ def test_runs_the_study_no_longer_names_are_named(here: Path) -> None:
     before = publish_two_seeds(here)
     write_run(tiny_seeds(1), 0)
     with pytest.raises(DmfError, match=r" 1 published runs .*\n.*seed-01: not part of the study"):
-        records.publish(tiny_seeds(1), Path("out"), quiet)
+        publication.publish(tiny_seeds(1), Path("out"), quiet)
     assert kept(Path("out")) == before
 
 
 def test_runs_of_other_code_are_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_two_seeds(here)
-    monkeypatch.setattr(record, "code_hash", lambda step: "another loss")
+    monkeypatch.setattr(run_record, "code_hash", lambda step: "another loss")
     write_run(tiny_seeds(2), 0)
     with pytest.raises(DmfError, match=r"seed-00: other code\n.*seed-01: other code\n"):
-        records.publish(tiny_seeds(2), Path("out"), quiet)
+        publication.publish(tiny_seeds(2), Path("out"), quiet)
 
 
 def test_damaged_records_are_named(here: Path) -> None:
     publish_two_seeds(here)
-    with records.unpacked(Path("out")) as folder:
+    with publication.unpacked(Path("out")) as folder:
         (folder / "models/phantom/fixed/seed-00/run.json").write_text("[]")
         (folder / "models/phantom/fixed/seed-01/history.csv").write_text("")
         names = contents(folder)
-        records.pack({name: folder / name for name in names}, Path("out/records.tar.xz"))
+        publication.pack({name: folder / name for name in names}, Path("out/records.tar.xz"))
     study = tiny_seeds(3)
     write_run(study, 2)
-    assert len(records.left(study, Path("out"))) == 2
+    assert len(publication.left(study, Path("out"))) == 2
     with pytest.raises(DmfError, match=r"seed-00: damaged\n.*seed-01: damaged\n"):
-        records.publish(study, Path("out"), quiet)
+        publication.publish(study, Path("out"), quiet)
 
 
 def test_the_same_runs_again_are_no_loss(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +139,8 @@ def test_the_same_runs_again_are_no_loss(here: Path, monkeypatch: pytest.MonkeyP
     for seed in (0, 1):
         write_run(tiny_seeds(2), seed)
     for code in ("one", "another"):
-        monkeypatch.setattr(record, "code_hash", lambda step, code=code: code)
-        records.publish(tiny_seeds(2), Path("out"), quiet)
+        monkeypatch.setattr(run_record, "code_hash", lambda step, code=code: code)
+        publication.publish(tiny_seeds(2), Path("out"), quiet)
     assert len(runs(Path("out"))) == 2
 
 
@@ -149,7 +149,7 @@ def test_a_stale_run_here_does_not_replace_a_published_one_that_fits(here: Path)
     write_run(tiny_seeds(3, training={"epochs": 4}), 0, text="stale")
     write_run(tiny_seeds(3), 2)
     said: list[str] = []
-    records.publish(tiny_seeds(3), Path("out"), said.append)
+    publication.publish(tiny_seeds(3), Path("out"), said.append)
     assert said == ["out: 1 runs from here, 2 from before"]
     after = kept(Path("out"))
     assert {name: after[name] for name in before} == before
@@ -161,7 +161,7 @@ def test_counts_of_test_images_are_published_where_there_are_any(here: Path) -> 
     (run.cell.folder / "test_counts.csv").write_text("counts")
     write_record(run, "test_counts.csv")
     for _ in ("from here", "from before"):
-        records.publish(tiny_seeds(2), Path("out"), quiet)
+        publication.publish(tiny_seeds(2), Path("out"), quiet)
         (counts,) = (name for name in kept(Path("out")) if name.endswith("test_counts.csv"))
         assert Path(counts).parent.name == "seed-01"
         shutil.rmtree(run.cell.folder, ignore_errors=True)
@@ -201,19 +201,19 @@ def test_a_kill_loses_nothing(
     child = os.fork()
     if not child:
         kill_at(module, name, call)
-        records.publish(study, Path("out"), quiet)
+        publication.publish(study, Path("out"), quiet)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert set(records.published(here)) <= {here / "out"}
+    assert set(publication.published(here)) <= {here / "out"}
 
-    assert records.left(study, Path("out")) == []
+    assert publication.left(study, Path("out")) == []
     if survives == "old":
         assert kept(Path("out")) == old
     else:
         assert len(runs(Path("out"))) == 3
     assert not list(here.glob(".out*"))
     said: list[str] = []
-    records.publish(study, Path("out"), said.append)
+    publication.publish(study, Path("out"), said.append)
     assert said == ["out: 1 runs from here, 2 from before"]
 
 
@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_what_was_published(here: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(DmfError, match=r"No space left on device.*still there"):
-        records.publish(tiny_seeds(3), Path("out"), quiet)
+        publication.publish(tiny_seeds(3), Path("out"), quiet)
     assert kept(Path("out")) == before
     assert not list(here.glob(".out*"))
 
@@ -251,15 +251,15 @@ def test_a_study_without_runs_is_refused(here: Path) -> None:
     Path("out").mkdir()
     Path("out/kept").touch()
     with pytest.raises(DmfError, match="no finished run of the study 'synthetic'"):
-        records.publish(synthetic.make_study(), Path("out"))
+        publication.publish(synthetic.make_study(), Path("out"))
     assert Path("out/kept").exists()
 
 
 def test_records_are_kept_byte_for_byte_and_nothing_else(here: Path) -> None:
     study = synthetic.make_study(configurations=["fixed"], seeds=2)
     synthetic.write_study(here, study)
-    records.publish(study, Path("out"), quiet)
-    assert {path.name for path in Path("out").iterdir()} == {records.STUDY, records.ARCHIVE}
+    publication.publish(study, Path("out"), quiet)
+    assert {path.name for path in Path("out").iterdir()} == {publication.STUDY, publication.ARCHIVE}
     found = kept(Path("out"))
     assert {Path(name).name for name in found} == {
         "run.json",
@@ -270,7 +270,7 @@ def test_records_are_kept_byte_for_byte_and_nothing_else(here: Path) -> None:
     }
     for name, content in found.items():
         assert content == (here / name).read_bytes(), name
-    again = Study.load(Path("out") / records.STUDY)
+    again = Study.load(Path("out") / publication.STUDY)
     assert again.model_copy(update={"execution": study.execution}) == study.model_copy(
         update={"grid": study.grid.model_copy(update={"workdir": "."})}
     )
@@ -282,7 +282,7 @@ def test_the_same_records_are_the_same_archive(here: Path) -> None:
     os.utime(next(here.glob("data/**/*.json")), (1, 1))
     write_run(tiny_seeds(2), 0)
     write_run(tiny_seeds(2), 1)
-    records.publish(tiny_seeds(2), Path("out"), quiet)
+    publication.publish(tiny_seeds(2), Path("out"), quiet)
     assert Path("out/records.tar.xz").read_bytes() == first
 
 
@@ -319,11 +319,11 @@ def test_what_is_no_archive_of_records_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, content: Callable[[], bytes], reason: str
 ) -> None:
     mebibyte = 2**20
-    limits = records.archives.Limits(files=3, size=2 * mebibyte, harmless=2 * mebibyte)
-    monkeypatch.setattr(records, "_LIMITS", limits)
+    limits = publication.archives.Limits(files=3, size=2 * mebibyte, harmless=2 * mebibyte)
+    monkeypatch.setattr(publication, "_LIMITS", limits)
     Path("out").mkdir()
     Path("out/records.tar.xz").write_bytes(content())
-    with pytest.raises(DmfError, match=reason) as refused, records.unpacked(Path("out")):
+    with pytest.raises(DmfError, match=reason) as refused, publication.unpacked(Path("out")):
         pass
     assert str(refused.value).startswith("out/records.tar.xz is refused")
     assert "elsewhere" not in {path.name for path in here.rglob("*")}
@@ -332,11 +332,11 @@ def test_what_is_no_archive_of_records_is_refused(
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
 def test_committed_records_are_whole(folder: Path) -> None:
     """Their files are those whose hashes they name, the models aside, which are not in git."""
-    with records.unpacked(folder) as place:
+    with publication.unpacked(folder) as place:
         found = [path.parent for path in place.glob("models/*/*/*/run.json")]
         assert found
         for run in found:
-            assert record.complete_record(run, models=False) is not None, run
+            assert run_record.complete_record(run, models=False) is not None, run
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)

@@ -1,6 +1,6 @@
 """The paper's claims, and the rules that decide them: what ``paper/claims.yaml`` may say.
 
-What "supported" and "contradicted" mean is docs/statistics.md; :mod:`dmf.analysis.verdict.rules`
+What "supported" and "contradicted" mean is docs/statistics.md; :mod:`dmf.analysis.verdict.decide`
 carries the rules out.
 """
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from dmf.analysis.protocol import departures, paper_dataset, reductions
 from dmf.analysis.verdict import dynamics
-from dmf.analysis.verdict.claims import Claim, NoTest, Rule, claims, describe
+from dmf.analysis.verdict.claim_schema import Claim, NoTest, Rule, claims, describe
 from dmf.analysis.verdict.comparisons import PaperNumbers, Seeds
-from dmf.analysis.verdict.rules import Verdict, decide
+from dmf.analysis.verdict.decide import Verdict, decide
 from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS
 from dmf.outcomes import METRICS
 from dmf.settings import Report

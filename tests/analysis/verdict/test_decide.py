@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmf.analysis.verdict import rules, statistics
-from dmf.analysis.verdict.claims import Best
+from dmf.analysis.verdict import decide, statistics
+from dmf.analysis.verdict.claim_schema import Best
 from dmf.analysis.verdict.statistics import Comparison
 from dmf.configurations import paper_configurations
 from dmf.settings import Report
@@ -38,6 +38,6 @@ def test_best_is_seldom_found_among_equals() -> None:
     """Even if the candidate is chosen after the fact, as the best of three."""
     generator = np.random.default_rng(0)
     rule = Best(test="best", candidates=["focal-*"], among=["*"])
-    outcomes = [rules.decide(rule, Scores(generator), "dice", Report()).outcome for _ in range(60)]
+    outcomes = [decide.decide(rule, Scores(generator), "dice", Report()).outcome for _ in range(60)]
     assert outcomes.count("supported") <= 3
     assert outcomes.count("contradicted") <= 6

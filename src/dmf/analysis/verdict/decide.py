@@ -12,7 +12,7 @@ import pandas as pd
 
 from dmf.analysis.paper.numbers import matching
 from dmf.analysis.verdict import sentences, statistics
-from dmf.analysis.verdict.claims import (
+from dmf.analysis.verdict.claim_schema import (
     Best,
     Difference,
     Every,

@@ -20,7 +20,7 @@ from dmf import layout
 from dmf.data import archives
 from dmf.errors import DmfError, Log
 from dmf.study import Study
-from dmf.training.record import Run, complete_record, misfits, read_record, runs
+from dmf.training.run_record import Run, complete_record, misfits, read_record, runs
 
 FOLDER = Path("reports/published")
 STUDY = "study.yaml"

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from dmf.analysis.paper.numbers import matching
-from dmf.analysis.verdict.claims import Claim, claims
+from dmf.analysis.verdict.claim_schema import Claim, claims
 from dmf.configurations import known_configurations
 
 

@@ -83,9 +83,9 @@ def key_parameters(parameters: RunParameters) -> dict[str, Any]:
     So a new option, whose default is what was always done, makes no old run foreign. The price: the
     default of an option that shapes a run must never change afterwards, or old runs would be
     adopted as what they are not. Another value belongs into params.yaml;
-    tests/training/test_record.py holds the defaults. What the values mean is the code's business,
-    and its hash is in the key as well; what the machine makes of `precision: auto` is not, so that
-    a study moves between machines.
+    tests/training/test_run_record.py holds the defaults. What the values mean is the code's
+    business, and its hash is in the key as well; what the machine makes of `precision: auto` is
+    not, so that a study moves between machines.
     """
     return parameters.model_dump(mode="json", exclude_defaults=True)
 

@@ -17,7 +17,7 @@ from dmf.files import read_json, sha256_json, write_json
 from dmf.layout import Cell
 from dmf.settings import Auxiliary, Fusion
 from dmf.study import Study
-from dmf.training.record import Run, complete_record, key_parameters, misfits, read_record
+from dmf.training.run_record import Run, complete_record, key_parameters, misfits, read_record
 
 from conftest import REPOSITORY, tiny
 from run_folders import write_record, write_run
