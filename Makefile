@@ -3,16 +3,20 @@
 #   make test     all tests
 #   make check    lint and the unit tests, a minute or so
 #   make paper    the paper's study (snakemake --cores all)
-#   make explanations   the extra studies that the report's explanations ask for
+#   make explanations   the extra studies that the report's explanations ask for (OVER=config/reduced.yaml
+#                 for those of another study than the paper's)
 #   make published      pages, tables and figures of reports/published, in build/published
 #   make ui       the MLflow pages over the runs (STUDY=config/demo.yaml for the demo's)
 #   make adopt    after git clone and dvc pull: take over the results, train nothing
 #   make lint     ruff, mypy, snakefmt, snakemake --lint
+#   make environment    .venv alone
+#   make clean    remove rebuilt pages, logs and caches; studies stay
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
+OVER ?=
 STUDY ?= $(if $(wildcard mlflow/mlflow.db),params.yaml,config/demo.yaml)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -55,9 +59,9 @@ paper: $(VENV)/study.stamp
 # Each of these studies answers one question of the report, which is then written again.
 explanations: $(VENV)/study.stamp
 	for study in grouped hard released gamma_batch gamma_epoch filter_off; do \
-	    snakemake --cores all --configfile config/$$study.yaml -- aggregate; \
+	    snakemake --cores all --configfile $(OVER) config/$$study.yaml -- aggregate; \
 	done
-	snakemake --cores all --forcerun report -- report
+	snakemake --cores all $(addprefix --configfile ,$(OVER)) --forcerun report -- report
 
 published: $(VENV)/study.stamp
 	dmf rebuild

@@ -76,7 +76,11 @@ def _outlook(study: Study, dataset: str, steps: int, device: torch.device) -> Ou
     try:
         arrays = read_arrays(layout.arrays(dataset))
     except DmfError:
-        note = f" (not measured: make the data first, with snakemake --cores 1 filter_{dataset})"
+        overlay = "" if study.grid.workdir == "." else " and the study's --configfile"
+        note = (
+            f" (not measured: make the data first, with snakemake --cores all filter_{dataset}"
+            f"{overlay})"
+        )
         return Outlook(dataset, states, None, None, note)
     with device_errors_explained(dataset, study.training.batch_size):
         seconds, size = _measure(study, arrays, steps, device)
