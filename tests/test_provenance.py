@@ -171,9 +171,9 @@ def test_every_version_of_python_says_the_same(tmp_path: Path) -> None:
         "spec = importlib.util.spec_from_file_location('code_', sys.argv[1])\n"
         "code = importlib.util.module_from_spec(spec); spec.loader.exec_module(code)\n"
         "print(code.files_hash(pathlib.Path(sys.argv[2]), [pathlib.Path('sample.py')]))\n"
-        "print(code.package_hash())\n"
+        "print(*map(code.code_hash, code.STEP_FILES))\n"
     )
-    expected = [SAMPLE_HASH, provenance.package_hash()]
+    expected = [SAMPLE_HASH, *map(provenance.code_hash, provenance.STEP_FILES)]
     for python in interpreters():
         done = subprocess.run(
             [
