@@ -17,6 +17,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from scipy import stats
 
 from dmf.analysis import results
@@ -86,8 +87,8 @@ def texts(figure: Figure) -> list[str]:
     """Return every text of a figure, its title included."""
     found = [text.get_text() for axes in figure.axes for text in axes.texts]
     found += [axes.get_title() for axes in figure.axes]
-    suptitle = figure.get_suptitle()
-    return [*found, suptitle]
+    found += [note.get_text() for note in figure.findobj(Annotation)]
+    return [*found, figure.get_suptitle()]
 
 
 @pytest.mark.slow
