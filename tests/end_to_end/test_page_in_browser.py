@@ -3,11 +3,14 @@
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from pages import CONFIGURATIONS, write_mixed
+import synthetic
+from pages import CONFIGURATIONS, drawing_only, write_mixed, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -59,7 +62,7 @@ def opened(browser: Any, page: str) -> Iterator[Any]:
 
 
 def column(view: Any, table: str, index: int) -> list[str]:
-    rows = view.locator(f"{table} tbody tr:not(.more)")
+    rows = view.locator(f"{table} tbody tr")
     return [
         rows.nth(i).locator("th, td").nth(index).get_attribute("data-value")
         for i in range(rows.count())
@@ -68,7 +71,7 @@ def column(view: Any, table: str, index: int) -> list[str]:
 
 def test_tables_sort_by_click_and_by_keyboard(opened: Any) -> None:
     view = opened()
-    table = "#tables table.numbers >> nth=0"
+    table = "#set-busi table.numbers >> nth=0"
     heading = view.locator(f"{table} >> thead th").nth(1)
     assert heading.get_attribute("aria-sort") == "none"
 
@@ -87,17 +90,66 @@ def test_tables_sort_by_click_and_by_keyboard(opened: Any) -> None:
     assert "" not in values[: len(filled)]  # configurations without runs stay at the end
 
 
-def test_claims_sort_with_their_details(opened: Any) -> None:
+def test_the_answer_and_the_main_table_are_within_two_screens(browser: Any, tmp_path: Path) -> None:
+    """The paper's own study, one set and thirteen configurations, at 1,280 pixels."""
+    study = synthetic.make_study({"busi": "busi"}, epochs=4, report={"dpi": 60})
+    synthetic.write_study(tmp_path, study)
+    with drawing_only("busi-seeds"):
+        write_report(study, tmp_path)
+    view = browser.new_page(viewport={"width": 1280, "height": 800})
+    view.goto((tmp_path / "reports/index.html").as_uri())
+    parts = [".answer", "figure.main", "#scores table.numbers >> nth=0"]
+    boxes = [view.locator(part).bounding_box() for part in parts]
+    assert [box["y"] for box in boxes] == sorted(box["y"] for box in boxes)
+    table = boxes[-1]
+    assert table["y"] + table["height"] <= 1600
+    assert table["x"] + table["width"] <= 1280  # and no column is cut off
+    view.close()
+
+
+def test_the_contents_follow_the_scroll(opened: Any) -> None:
     view = opened()
-    first = view.locator("table.claims tbody").first.get_attribute("id")
-    view.locator("table.claims thead th").nth(2).get_by_role("button").click()
-    ranks = [float(x) for x in column(view, "table.claims", 2)]
-    assert ranks == sorted(ranks)
-    view.locator("table.claims thead th").nth(0).get_by_role("button").click()
-    assert view.locator("table.claims tbody").first.get_attribute("id") == first
-    details = view.locator("table.claims tbody").first.locator("details")
-    details.locator("summary").click()
+    contents = view.get_by_role("navigation", name="Contents")
+    marked = contents.locator("[aria-current]")
+    assert marked.inner_text() == "Answer"
+    top = contents.bounding_box()["y"]
+    for name in ("Claims", "phantom", "Provenance"):
+        contents.get_by_role("link", name=name).click()
+        expect = f"document.querySelector('nav [aria-current]').textContent === '{name}'"
+        view.wait_for_function(expect)
+        assert contents.locator("[aria-current]").count() == 1
+        assert abs(contents.bounding_box()["y"] - top) < 30  # it stays on the screen
+
+
+def test_claims_unfold_by_keyboard(opened: Any) -> None:
+    view = opened()
+    details = view.locator("#claims .claims details").first
+    summary = details.locator("summary")
+    for said in ("On our runs:", "On the paper's tables:"):  # what a screen reader hears
+        assert said in summary.text_content()
+    summary.focus()
+    assert not details.locator("dd").first.is_visible()
+    view.keyboard.press("Enter")
     assert details.locator("dd").first.is_visible()
+
+
+def test_everything_that_can_be_reached_has_a_name(opened: Any) -> None:
+    view = opened()
+    view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    unnamed = view.evaluate("""
+        [...document.querySelectorAll("a, button, summary, nav, [tabindex='0'], section, dialog")]
+          .filter((node) => !(node.getAttribute("aria-label")
+            || document.getElementById(node.getAttribute("aria-labelledby") || "")
+            || node.textContent.trim()))
+          .map((node) => node.outerHTML.slice(0, 80))
+    """)
+    assert unnamed == []
+    headers = view.locator("th:not([scope])")
+    assert headers.count() == 0
+
+
+def test_the_page_stays_small(page: str) -> None:
+    assert Path(unquote(urlsplit(page).path)).stat().st_size < 1_500_000
 
 
 def test_figures_enlarge_and_close(opened: Any) -> None:
@@ -108,7 +160,7 @@ def test_figures_enlarge_and_close(opened: Any) -> None:
     view.keyboard.press("Enter")
     assert dialog.is_visible()
     assert dialog.locator("img").get_attribute("alt") == button.locator("img").get_attribute("alt")
-    assert dialog.locator("p").inner_text().startswith("The paper's Figure 1.")
+    assert dialog.locator("p").inner_text().startswith("Scores on the test images of BUSI")
     view.keyboard.press("Escape")
     assert not dialog.is_visible()
     button.click()

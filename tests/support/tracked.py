@@ -129,6 +129,8 @@ def expected_metrics(folder: Path) -> Values:
                 for subset in {"train", "validation", "test"} & set(outcome[name]):
                     values[f"{subset}_{name}/{metric}"] = {0: outcome[name][subset][metric]}
         values["best_epoch"] = {0: outcome["best"]["epoch"]}
+        seconds = pd.read_csv(folder / "timing.csv")["seconds"].sum()
+        values["training_seconds"] = {0: seconds}
     return values
 
 

@@ -47,6 +47,26 @@ def reduction_note(parameters: ReportParameters) -> str:
     return f"Reduced study: {', '.join(reduced)}." if reduced else ""
 
 
+def settings_note(parameters: ReportParameters) -> str:
+    """Return in a few words which study this is: preset, losses, decay, split, sizes, the rest."""
+    hard = "losses.kind = hard"
+    is_hard = parameters.preset == "released" or hard in parameters.changed
+    batches, split = parameters.auxiliary.step_batches, parameters.split
+    named = {hard, f"auxiliary.step_batches = {batches}"}
+    parts = [
+        f"preset {parameters.preset}",
+        "hard losses" if is_hard else "soft losses",
+        "γ falls every " + ("batch" if batches == 1 else f"{batches} batches"),
+        f"{split.kind} split" + ("" if split.per_seed else " for all seeds"),
+        count(parameters.epochs, "epoch"),
+        f"{parameters.image_size} px",
+        f"filters {parameters.filters[0]} to {parameters.filters[-1]}",
+        count(parameters.grid.seeds, "seed"),
+        *(setting for setting in parameters.changed if setting not in named),
+    ]
+    return " · ".join(parts)
+
+
 def data_note(parameters: ReportParameters, dataset: str) -> str:
     """Return what sets the data or the study apart from the paper's; empty if nothing does."""
     if parameters.kinds[dataset] == "phantom":

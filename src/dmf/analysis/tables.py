@@ -33,7 +33,7 @@ class Cell:
     text: str = ""
     value: float | str = ""
     spread: str = ""
-    mark: Literal["", "best", "second", "absent"] = ""
+    mark: Literal["", "best", "second", "absent", "verdict"] = ""
     seeds: int | None = None
     paper: "Cell | None" = None
     gap: str = ""

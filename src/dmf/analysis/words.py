@@ -31,6 +31,12 @@ WEIGHTING_LABELS = {
     "cov": "CoV",
     "cross_entropy": "Cross-entropy alone",
 }
+EVALUATION_LABELS = {
+    "last": "last epoch",
+    "best": "best validation epoch",
+    "settled": "median of the last fifth",
+    "recalibrated": "recalibrated batch norm",
+}
 DATASET_LABELS = {"busi": "BUSI", "busc": "BUSC", "bus": "BUS", "phantom": "phantom"}
 
 

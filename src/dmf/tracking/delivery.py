@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from dmf.errors import DmfError, Log
-from dmf.files import read_json, write_json
-from dmf.layout import HISTORY, MLFLOW, TRACKED, Cell, cells
+from dmf.files import read_json, sha256_file, write_json
+from dmf.layout import HISTORY, MLFLOW, PAGE, TRACKED, Cell, cells
 from dmf.study import ReportParameters
 from dmf.tracking.experiment import Experiment, Live
 from dmf.tracking.runs import Finished, live_key, read_rows
@@ -133,6 +133,10 @@ class _Delivery:
             with _rare_garbage_collection():
                 for group in self._deliver_groups(finished, new, training, live, problems):
                     done = done | {str(run.cell): run.version for run in group}
+                if not live and PAGE.exists() and done.get(PAGE.name) != sha256_file(PAGE):
+                    for dataset in self.study.grid.datasets:
+                        self._experiment(dataset).describe()
+                    done = done | {PAGE.name: sha256_file(PAGE)}
         except Exception as error:  # of whatever type: MLflow must not stop the study
             lines = str(error).strip().splitlines() or [type(error).__name__]
             failure = public(lines[0])

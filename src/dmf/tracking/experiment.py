@@ -6,17 +6,27 @@ made anew.
 """
 
 import statistics
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dmf.configurations import factors
 from dmf.files import sha256_json, write_text
-from dmf.layout import ARTIFACTS, Cell
+from dmf.layout import ARTIFACTS, PAGE, Cell
 from dmf.study import ReportParameters
 from dmf.tracking.curve import training_curve
+from dmf.tracking.inputs import dataset_input
 from dmf.tracking.runs import Finished, Point, Row, epoch_metrics, text
+from dmf.tracking.views import (
+    NOTE,
+    REPORT,
+    configuration_note,
+    experiment_tags,
+    mean_and_std,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,6 +37,8 @@ CURVE = "training_curve.svg"
 METRICS_PER_REQUEST = 900
 PARENT = "mlflow.parentRunId"
 SERVED = "mlflow-artifacts:/"
+FILES = "/api/2.0/mlflow-artifacts/artifacts"  # where a server has what is SERVED
+SUMMARISED = ("dice", "cb_dice", "foreground_dice")  # mean ± std as tags, which can be columns
 
 
 @dataclass
@@ -58,6 +70,7 @@ class Experiment:
         self.dataset = dataset
         name = f"{study.grid.name}/{dataset}"
         found = client.get_experiment_by_name(name)
+        is_new = found is None
         if found is None:
             location = None if serves_artifacts else SERVED + name
             kind = {"mlflow.experimentKind": "custom_model_development"}
@@ -69,6 +82,33 @@ class Experiment:
         self.artifacts = (
             ARTIFACTS / found.artifact_location.removeprefix(SERVED) if relative else None
         )
+        self.location = found.artifact_location
+        if is_new:
+            self.describe()
+
+    def describe(self) -> None:
+        """Write the experiment's description and views, and bring the report, if it is there."""
+        report = ""
+        if PAGE.exists() and self.location.startswith(SERVED):
+            report = f"{FILES}/{self.location.removeprefix(SERVED)}/{REPORT}"
+            page = PAGE.read_text(encoding="utf-8")
+            if self.artifacts is not None:
+                write_text(self.artifacts / REPORT, page)
+            else:
+                self._upload(page)
+        for key, value in experiment_tags(self.study, self.dataset, self.id, report).items():
+            self.client.set_experiment_tag(self.id, key, value)
+
+    def _upload(self, page: str) -> None:
+        """Send the report to the server, beside the artifacts of the experiment's runs."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / REPORT
+            write_text(copy, page)
+            uri = self.client.tracking_uri
+            store: Any = get_artifact_repository(self.location, tracking_uri=uri)
+            store.log_artifact(str(copy))
 
     def runs(self) -> "dict[str, list[Run]]":
         """Return what MLflow holds of the study's runs here, by configuration."""
@@ -106,7 +146,8 @@ class Experiment:
         members = sha256_json(sorted(run.version for run in finished))
         parents = [run for run in existing if run.data.tags["kind"] == "configuration"]
         usable = next((run for run in parents if _is_usable(run, members)), None)
-        parent = usable.info.run_id if usable else self._create(configuration, None)
+        start = min((run.span()[0] for run in finished), default=None)
+        parent = usable.info.run_id if usable else self._create(configuration, None, start=start)
         kept, delivered = {parent}, set()
         for run in finished:
             known = [r for r in existing if r.data.tags.get("seed") == str(run.cell.seed)]
@@ -149,13 +190,12 @@ class Experiment:
     def _deliver_run(self, run: Finished, parent: str, begun: Live | None) -> str:
         """Log one run whole, or the rest of what ``begun`` holds, and end it."""
         history = run.history()
-        times, end = run.times(len(history))
+        times, (start, end) = run.times(len(history)), run.span()
         configuration, seed, tags = run.cell.configuration, run.cell.seed, run.tags()
         agrees = begun is not None and begun.key == run.record["key"]
         if begun and agrees and begun.sent == history[: len(begun.sent)]:
             run_id, sent = begun.run_id, len(begun.sent)
         else:
-            start = min(times, default=end)
             run_id, sent = self._create(configuration, seed, {PARENT: parent, **tags}, start), 0
             tags = {}
         points: list[Point] = [
@@ -166,6 +206,7 @@ class Experiment:
         final = {k: v for k, v in run.metrics().items() if not k.startswith("validation/")}
         points.append((end, 0, final))
         self._log(run_id, points[sent:], run.parameters(), tags)
+        self.client.log_inputs(run_id, [dataset_input(run)])
         picture = training_curve(history, str(run.cell))
         if self.artifacts is None:
             self.client.log_text(run_id, picture, CURVE)
@@ -189,16 +230,17 @@ class Experiment:
         diverged = sum(run.diverged for run in finished)
         metrics |= {"seeds": len(finished) - diverged, "diverged": diverged}
         synthetic = any(run.outcome.get("synthetic") for run in finished)
-        note = (
-            f"Mean and standard deviation over {len(finished) - diverged} seeds of the study's "
-            f"{self.study.grid.seeds}; {diverged} diverged."
-        )
+        note = configuration_note(self.study, metrics, sum(sum(run.seconds()) for run in finished))
         if synthetic:
-            note += " Synthetic images: this says nothing about ultrasound."
-        tags = {"members": members, "synthetic": text(synthetic), "mlflow.note.content": note}
-        now = _now()
-        self._log(parent, [(now, 0, metrics)], finished[0].parameters(), tags)
-        self.client.set_terminated(parent, "FINISHED", now)
+            note += "\n\nSynthetic images: this says nothing about ultrasound."
+        tags = {"members": members, "synthetic": text(synthetic), NOTE: note}
+        for name in SUMMARISED:
+            if f"test_{name}_mean" in metrics:
+                tags[name] = mean_and_std(metrics, f"test_{name}_mean")
+        end = max(run.span()[1] for run in finished)
+        self._log(parent, [(end, 0, metrics)], finished[0].parameters(), tags)
+        self.client.log_inputs(parent, [dataset_input(finished[0])])
+        self.client.set_terminated(parent, "FINISHED", end)
 
     def _create(
         self,

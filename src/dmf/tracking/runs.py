@@ -65,21 +65,30 @@ class Finished:
         """Return the rows of `history.csv`, one per epoch."""
         return read_rows(self.cell.history)
 
-    def times(self, epochs: int) -> tuple[list[int], int]:
-        """Return when each epoch, and the run, ended (ms since 1970), from `timing.csv`."""
+    def span(self) -> tuple[int, int]:
+        """Return when the training began and ended, in ms since 1970.
+
+        It ended when its record was written; `timing.csv` says how long it took, breaks aside.
+        """
         end = self.cell.record.stat().st_mtime
-        seconds = [row.get("seconds", 0.0) for row in read_rows(self.cell.timing)]
-        seconds = (seconds + [0.0] * epochs)[:epochs]
-        return [round(1000 * (end - sum(seconds[i + 1 :]))) for i in range(epochs)], round(
-            1000 * end
-        )
+        return round(1000 * (end - sum(self.seconds()))), round(1000 * end)
+
+    def times(self, epochs: int) -> list[int]:
+        """Return when each epoch ended, in ms since 1970."""
+        _, end = self.span()
+        seconds = (self.seconds() + [0.0] * epochs)[:epochs]
+        return [round(end - 1000 * sum(seconds[i + 1 :])) for i in range(epochs)]
+
+    def seconds(self) -> list[float]:
+        """Return how long each epoch took; empty if that was not kept."""
+        return [row.get("seconds", 0.0) for row in read_rows(self.cell.timing)]
 
     def metrics(self) -> dict[str, float]:
         """Return the pooled metrics of every evaluation; none if the run diverged.
 
         Outside any section, and thus first, are those of the test subset, `test_dice`, and
-        `best_epoch`; then `train/dice`, `validation/dice`, and `test_best/dice` and so on for the
-        other evaluations of `dmf.outcomes`.
+        `best_epoch` and `training_seconds`; then `train/dice`, `validation/dice`, and
+        `test_best/dice` and so on for the other evaluations of `dmf.outcomes`.
         """
         if self.diverged:
             return {}
@@ -94,7 +103,9 @@ class Finished:
             for name, value in scores.items()
             if not name.startswith(("image_", "batch_"))
         }
-        return found | {"best_epoch": best["epoch"]}
+        seconds = self.seconds()
+        timed = {"training_seconds": sum(seconds)} if seconds else {}
+        return found | {"best_epoch": best["epoch"]} | timed
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters as `section.key` → text; what is not set is left out."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +17,17 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from scipy import stats
 
 from dmf.analysis import results
-from dmf.analysis.figures import catalogue, paper, scores, style, training
+from dmf.analysis.figures import catalogue, paper, scores, seeds, style, training
 from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.verdict.comparisons import compare
 from dmf.data.arrays import read_arrays
 from dmf.errors import DmfError
 from dmf.layout import split
+from dmf.outcomes import EVALUATIONS
 from dmf.study import Study
 
 import synthetic
@@ -84,8 +87,8 @@ def texts(figure: Figure) -> list[str]:
     """Return every text of a figure, its title included."""
     found = [text.get_text() for axes in figure.axes for text in axes.texts]
     found += [axes.get_title() for axes in figure.axes]
-    suptitle = figure.get_suptitle()
-    return [*found, suptitle]
+    found += [note.get_text() for note in figure.findobj(Annotation)]
+    return [*found, figure.get_suptitle()]
 
 
 @pytest.mark.slow
@@ -191,7 +194,9 @@ def test_without_models_there_is_a_placeholder_that_says_so(tmp_path: Path) -> N
         table = results.collect(parameters.grid, partial=False)
         entries = catalogue.write_all(table, parameters, Path("figures"))
     # Fixed weights alone: nothing adapts, nothing to compare, no auxiliary.
-    assert [entry.kind for entry in entries] == ["qualitative", "curves", "seeds", "train-test"]
+    assert [entry.kind for entry in entries] == [
+        *("seeds", "evaluations", "train-test", "curves", "qualitative")
+    ]
     left_out = {entry.kind: entry.left_out for entry in entries if entry.left_out}
     assert left_out == {"qualitative": "no model of seed 0 is here"}
     assert (tmp_path / "figures/phantom-qualitative.png").stat().st_size > 0
@@ -274,7 +279,7 @@ def test_phantom_figures_carry_the_label_and_nothing_of_the_paper(study: Study) 
     data = material(study, "phantom")
     for draw in (
         scores.draw_train_test,
-        scores.draw_seeds,
+        seeds.draw_seeds,
         paper.draw_weights,
     ):
         figure = draw(data).figure
@@ -326,16 +331,68 @@ def test_colours_differ_to_colour_blind_eyes(palette: str, deficiency: str) -> N
 
 def test_every_completed_seed_is_a_dot_with_the_interval_of_the_mean(study: Study) -> None:
     data = material(study)
-    axes = scores.draw_seeds(data).figure.axes[0]
+    axes = seeds.draw_seeds(data).figure.axes[0]
     names = data.configurations()
     expected_scores = 100 * results.values(data.results, "busi", "dice")["fixed"]
     row = names.index("fixed")
     assert axes.get_yticklabels()[row].get_text() == "Fixed weights"
     lines = [line for line in axes.lines if np.all(np.abs(np.ravel(line.get_ydata()) - row) < 0.4)]
-    dots, interval, mean = (np.ravel(line.get_xdata()) for line in lines)
+    printed, cross, dots, interval, mean = (np.ravel(line.get_xdata()) for line in lines)
+    paper_mean, paper_std = paper_table("busi").loc["fixed", "dice"][["mean", "std"]]
+    assert np.allclose(printed, [paper_mean - paper_std, paper_mean + paper_std])
+    assert np.allclose(cross, paper_mean)
     assert np.allclose(dots, expected_scores)
     expected = stats.t.interval(
         0.95, len(dots) - 1, loc=expected_scores.mean(), scale=stats.sem(expected_scores)
     )
     assert np.allclose(interval, expected)
     assert np.allclose(mean, expected_scores.mean())
+
+
+def test_evaluations_are_means_and_paired_differences(study: Study) -> None:
+    data = material(study)
+    scores_axes, gains_axes = scores.draw_evaluations(data).figure.axes
+    names = data.configurations()
+    row = names.index("cb_dice-mad")
+    for axes, other in ((scores_axes, None), (gains_axes, "fixed")):
+        drawn = [np.asarray(line.get_xdata(), dtype=float)[row] for line in axes.lines[-4:]]
+        for x, evaluation in zip(drawn, EVALUATIONS, strict=True):
+            table = results.values(data.results, "busi", "dice", epoch_choice=evaluation)
+            scored = table["cb_dice-mad"] - (table[other] if other else 0)
+            assert x == pytest.approx(100 * scored.mean())
+    older = data.results[data.results["epoch_choice"].isin(["last", "best", ""])]
+    figure = scores.draw_evaluations(replace(data, results=older)).figure
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("last epoch", "best validation epoch")
+    ]
+
+
+def test_the_figure_for_papers_has_no_head_and_a_caption_that_says_all(study: Study) -> None:
+    drawing = seeds.draw_for_papers(material(study))
+    assert drawing.figure.get_suptitle() == ""
+    for said in ("Reduced study: 6 epochs", "arXiv 2410.19745", "3 seeds", "test images of BUSI"):
+        assert said in drawing.caption
+    names = {entry.partition(".")[0] for entry in catalogue.expected(study.report_parameters())}
+    assert "busi-for-papers" in names
+    assert "phantom-for-papers" not in names
+
+
+def test_heads_say_which_study_it_is() -> None:
+    made = synthetic.make_study({"busi": "busi"}, configurations=["fixed"], seeds=2)
+    parameters = made.report_parameters()
+    changed = parameters.model_copy(
+        update={
+            "preset": "released",
+            "split": parameters.split.model_copy(update={"kind": "grouped"}),
+            "auxiliary": parameters.auxiliary.model_copy(update={"step_batches": 1}),
+            "changed": ["auxiliary.step_batches = 1", "data.filter.apply = False"],
+        }
+    )
+    empty = pd.DataFrame(columns=results.COLUMNS)
+    drawn = style.placeholder(style.Material(empty, empty, changed, "busi"), "title", "why")
+    words = " ".join(drawn.figure.get_suptitle().split()) + " " + " ".join(texts(drawn.figure))
+    for said in (
+        *("study synthetic", "Reduced study", "preset released", "hard losses"),
+        *("γ falls every batch", "grouped split", "2 seeds", "data.filter.apply = False"),
+    ):
+        assert said in words.replace("\n", " ")

@@ -6,13 +6,16 @@ from contextlib import chdir
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dmf import outcomes
 from dmf.analysis import results, tables
 from dmf.analysis.figures import catalogue
-from dmf.analysis.page import origins, page
+from dmf.analysis.page import origins, page, pictures
 from dmf.analysis.paper import audit
+from dmf.analysis.verdict import explanations
 from dmf.analysis.verdict.judgements import judge
 from dmf.files import read_json, write_json
 from dmf.study import ReportParameters
@@ -99,13 +102,13 @@ def test_every_claim_is_on_the_page(mixed: tuple[Path, ReportParameters]) -> Non
     written = markdown.replace("\\|", "|")
     for judgement in judgements:
         for verdict in (judgement.ours, judgement.paper):
-            assert " ".join(verdict.detail.split()) in shown
+            assert " ".join(verdict.detail.replace("`", "").split()) in shown
             assert verdict.detail in written
     assert audit.summary() in shown
     assert audit.summary() in written
-    tile = re.search(r"<h3>Our runs</h3>.*?</ul>", html, flags=re.DOTALL)
-    assert tile
-    counts = dict(re.findall(r"</span> ([a-z ]+)</span> <b>(\d+)</b>", tile[0]))
+    tally = re.search(r"<dt>Our runs</dt>.*?</dd>", html, flags=re.DOTALL)
+    assert tally
+    counts = dict(re.findall(r"</span> ([a-z ]+)</span> <b>(\d+)</b>", tally[0]))
     for outcome in {judgement.ours.outcome for judgement in judgements}:
         assert int(counts[outcome]) == sum(j.ours.outcome == outcome for j in judgements)
     assert sum(map(int, counts.values())) == len(judgements)
@@ -115,29 +118,33 @@ def test_numbers_are_those_of_the_table(mixed: tuple[Path, ReportParameters]) ->
     folder, _ = mixed
     table = tables.mean_scores(results.read(folder / "reports/results.csv"), "busi")
     row = table.loc["cb_dice-variance"]
-    busi = section(html_of(folder), "tables").split("<h3>phantom")[0]
-    line = re.search(r"CB-Dice \+ Variance</th>.*?</tr>", busi, flags=re.DOTALL)
-    assert line
-    text = re.sub(r"<[^>]+>", "", line[0])
+    busi = section(html_of(folder), "set-busi")
+    main, scores, *_ = re.findall(r"CB-Dice \+ Variance</th>.*?</tr>", busi, flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", "", scores)
     for metric in outcomes.METRICS:
         assert f"{row[(metric, 'mean')]:.2f} ± {row[(metric, 'std')]:.2f}" in text
-    assert "95.22" in text  # the paper's Dice
-    assert 'class="number best"' in line[0]
+    for line in (main, scores):
+        assert f"{row[('dice', 'mean')]:.2f}" in line
+        assert "95.22" in line  # the paper's Dice
+        assert 'class="number best"' in line
+    assert "+3.38" in main  # the paper's gain over fixed weights
 
 
 def test_phantom_numbers_never_meet_the_papers(mixed: tuple[Path, ReportParameters]) -> None:
     html = html_of(mixed[0])
     assert "Phantom data." in html
-    busi, phantom = section(html, "tables").split("<h3>phantom")
-    assert 'class="paper"' in busi
+    phantom = section(html, "set-phantom")
+    assert 'class="paper"' in section(html, "set-busi")
     assert 'class="paper"' not in phantom
+    assert "The paper" not in "".join(re.findall(r"<th scope.*?</th>", phantom))
     for entry in catalogue.read_captions(mixed[0] / "reports/figures"):
         if entry.dataset == "phantom":
             assert "the paper reports" not in entry.caption
             assert "the paper's means" not in entry.caption
     markdown = markdown_of(mixed[0])
     assert "**Phantom data.**" in markdown
-    assert "paper" not in markdown.split("### phantom (")[1].split("## Figures")[0]
+    phantom_tables = markdown.split("## phantom (")[1].split("## Claims")[0].split("\n")
+    assert not [line for line in phantom_tables if line.startswith("|") and "paper" in line]
 
 
 def test_a_study_of_phantoms_alone_judges_no_claim(tmp_path: Path) -> None:
@@ -149,24 +156,79 @@ def test_a_study_of_phantoms_alone_judges_no_claim(tmp_path: Path) -> None:
         table = results.collect(parameters.grid, partial=False)
         page.write(table, parameters, Path("reports"))
     html = html_of(tmp_path)
-    verdict = section(html, "verdict")
-    assert '<ul class="headlines">' not in verdict
-    ours = re.findall(r'data-label="On our runs".*?</td>', verdict, flags=re.DOTALL)
-    assert ours
-    for cell in ours:
-        assert set(re.findall(r'class="badge ([a-z-]+)"', cell)) <= {"not-run", "not-testable"}
+    claims = section(html, "claims")
+    assert '<ul class="headlines">' not in claims
+    assert 'id="claim-' not in claims
+    assert "judged on the paper's sets only" in section(html, "answer").replace("&#39;", "'")
+    lines = re.findall(r'class="line"><summary><b>(.*?)</b>', claims)
+    assert lines == ["BUSI", "BUSC", "BUS", "Not testable"]
+    written = Outline(html).text
+    assert sum("not run" in text for text in written if "checks" in text) == 3
 
 
 def test_reductions_absent_runs_and_origins_are_said(mixed: tuple[Path, ReportParameters]) -> None:
-    html = html_of(mixed[0])
+    html = html_of(mixed[0]).replace("\N{NO-BREAK SPACE}", " ")
     assert "Reduced study." in html
     assert "6 epochs (paper 100)" in html
-    assert "<b>22</b> of 24 complete, 1 diverged, 1 missing" in html
+    assert "<b>22</b> of 24 runs complete (2 datasets" in html
+    assert "6 epochs each), 1 diverged, 1 missing" in html
     assert "BUSI · No auxiliary + MAD · seed 2: missing" in html
     assert "phantom · Fixed weights · seed 1: diverged in epoch 3, batch 3 (iou)" in html
     assert "0123456789abcdef0123456789abcdef01234567" in html  # the commit of the runs
     described = read_json(mixed[0] / "data/filtered/busi.json")
     assert described["sha256"] in html
+
+
+SECTIONS = ["answer", "scores", "differences", "training", "claims", "explanations", "audit"]
+
+
+def test_the_story_is_told_in_order(
+    mixed: tuple[Path, ReportParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = re.findall(r'<section id="([\w-]+)"', html_of(mixed[0]))
+    assert several[:4] == ["answer", "set-busi", "set-phantom", "claims"]
+    assert "Over all sets" in section(html_of(mixed[0]), "answer")
+    study = synthetic.make_study(configurations=["none-mad", "fixed"], seeds=2, epochs=3)
+    synthetic.write_study(tmp_path, study)
+    write_json(tmp_path / "reports/figures" / catalogue.CAPTIONS, [])
+    monkeypatch.chdir(tmp_path)
+    table = results.collect(study.grid, partial=False)
+    page.write(table, study.report_parameters(), Path("reports"))
+    one = html_of(tmp_path)
+    assert re.findall(r'<section id="([\w-]+)"', one) == [*SECTIONS, "methods", "provenance"]
+    assert re.findall(r'<li><a href="#([\w-]+)"', one) == [*SECTIONS, "methods", "provenance"]
+
+
+def test_no_markdown_shows_and_minus_signs_are_true(mixed: tuple[Path, ReportParameters]) -> None:
+    outline = Outline(html_of(mixed[0]).split("<script>")[0].split("</style>")[1])
+    text = " ".join(outline.text)
+    assert "`" not in text
+    assert "**" not in text
+    assert not re.search(r"(?<![\w.])-\d", text)
+
+
+def test_every_explanation_names_its_verdict_before_it_is_opened(
+    mixed: tuple[Path, ReportParameters],
+) -> None:
+    found = section(html_of(mixed[0]), "explanations")
+    summaries = re.findall(r"<summary>.*?</summary>", found, flags=re.DOTALL)
+    assert len(summaries) == len(explanations.STUDIES) + 5
+    assert all('class="badge' in summary for summary in summaries)
+    assert sum("not run" in summary for summary in summaries) == len(explanations.STUDIES)
+
+
+def test_the_page_of_many_figures_stays_small(tmp_path: Path) -> None:
+    """Noise is the worst there is to compress: the figures become narrower until they fit."""
+    generator = np.random.default_rng(0)
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for file in files:
+        noise = generator.integers(0, 255, (700, 1080, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+    found = pictures.embedded(files)
+    assert sum(len(picture.address) for picture in found.values()) <= pictures.BUDGET
+    assert {picture.width for picture in found.values()} < {*pictures.WIDTHS}
+    small = pictures.embedded(files[:1])[files[0]]
+    assert small.width > found[files[0]].width
 
 
 def test_text_from_files_is_escaped(mixed: tuple[Path, ReportParameters]) -> None:

@@ -38,15 +38,17 @@ class FigureEntry:
 
 # In the order of the page.
 _TITLES = {
-    "qualitative": "predicted masks",
+    "seeds": "every seed",
+    "for-papers": "every seed, for a paper",
+    "differences": "paired differences",
+    "evaluations": "the choice of the epoch",
+    "train-test": "training against test scores",
+    "agreement": "our cells against the paper's",
     "weights": "weights of the base losses",
     "losses": "base losses",
     "curves": "learning curves",
-    "differences": "paired differences",
-    "seeds": "every seed",
-    "train-test": "training against test scores",
-    "agreement": "our cells against the paper's",
     "gamma": "the auxiliary loss over time",
+    "qualitative": "predicted masks",
 }
 
 _PAPER_FIGURES = {
@@ -74,7 +76,7 @@ def write_all(
     The same material gives the same bytes. Paths of runs and arrays are relative to the working
     directory.
     """
-    from dmf.analysis.figures import paper, scores, style, training
+    from dmf.analysis.figures import paper, scores, seeds, style, training
     from dmf.analysis.protocol import data_note
     from dmf.analysis.results import histories
 
@@ -84,7 +86,9 @@ def write_all(
         "losses": paper.draw_losses,
         "curves": training.draw_curves,
         "differences": scores.draw_differences,
-        "seeds": scores.draw_seeds,
+        "seeds": seeds.draw_seeds,
+        "for-papers": seeds.draw_for_papers,
+        "evaluations": scores.draw_evaluations,
         "train-test": scores.draw_train_test,
         "agreement": scores.draw_agreement,
         "gamma": training.draw_gamma,
@@ -129,5 +133,7 @@ def _planned(parameters: ReportParameters) -> list[tuple[str, str]]:
         is_the_papers = parameters.kinds[dataset] in PAPER_DATASETS
         needs = {"weights": adapts, "losses": adapts, "gamma": has_auxiliary}
         needs |= {"differences": has_pairs, "agreement": is_the_papers}
+        # A figure without a head would not say that its images are synthetic.
+        needs["for-papers"] = parameters.kinds[dataset] != "phantom"
         found += [(dataset, kind) for kind in _TITLES if needs.get(kind, True)]
     return found

@@ -10,9 +10,11 @@ from matplotlib.lines import Line2D
 
 from dmf.analysis.figures.style import (
     AUXILIARY_COLOURS,
-    BLACK,
     BLUE,
+    GREEN,
     GREY,
+    ORANGE,
+    PURPLE,
     SKY,
     VERMILION,
     WEIGHTING_MARKERS,
@@ -25,11 +27,12 @@ from dmf.analysis.figures.style import (
 )
 from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.results import values
 from dmf.analysis.tables import mean_scores
 from dmf.analysis.verdict.comparisons import FAMILIES, compare
-from dmf.analysis.verdict.statistics import paired
 from dmf.analysis.words import (
     AUXILIARY_LABELS,
+    EVALUATION_LABELS,
     METRIC_LABELS,
     WEIGHTING_LABELS,
     label,
@@ -39,45 +42,8 @@ from dmf.analysis.words import (
 from dmf.configurations import SMOOTHED, factors
 from dmf.outcomes import METRICS
 
-SEEDS_METRICS = ("dice", "cb_dice", "foreground_dice")
 TRAIN_TEST_METRICS = ("dice", "cb_dice")
 ROW_HEIGHT = 0.19  # inches per configuration
-
-
-def draw_seeds(material: Material) -> Drawing:
-    """Draw the test scores of every seed as dots, with the interval of their mean."""
-    names = material.configurations()
-    figure = Figure(figsize=(WIDTH, 0.95 + ROW_HEIGHT * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(SEEDS_METRICS), sharey=True)
-    confidence = material.parameters.report.confidence
-    for axes, metric in zip(panels, SEEDS_METRICS, strict=True):
-        scores = material.scores(metric)
-        _rows_of_configurations(axes, material, names)
-        for row, name in enumerate(names):
-            values = scores[name].dropna().to_numpy()
-            if not len(values):
-                _say_why_empty(axes, material, name, row)
-                continue
-            spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [0.0]
-            axes.plot(
-                values,
-                row + np.asarray(spread),
-                linestyle="",
-                **dot(name) | {"markersize": 3.4, "markeredgewidth": 0.3, "alpha": 0.85},
-            )
-            if len(values) > 2:  # of two seeds an interval says nothing and dwarfs the dots
-                mean = paired(values, confidence=confidence)
-                axes.plot([mean.low, mean.high], [row, row], color=BLACK, linewidth=1.1, zorder=4)
-            axes.plot(values.mean(), row, marker="|", color=BLACK, markersize=7, zorder=4)
-        axes.set_xlabel(f"{METRIC_LABELS[metric]} (%)")
-        axes.margins(x=0.06)
-    head(figure, material)
-    caption = (
-        f"Test scores of {material.label} after the last epoch. Each dot is one seed, the "
-        f"stroke is the mean; from three seeds on with its {confidence:.0%} t interval, which "
-        "treats the seeds as independent. Marker: weighting; colour: auxiliary loss."
-    )
-    return Drawing(figure, caption, f"Dot plot of the test scores of {len(names)} configurations.")
 
 
 def draw_differences(material: Material) -> Drawing:
@@ -118,9 +84,9 @@ def draw_differences(material: Material) -> Drawing:
     correction = "Nadeau-Bengio-corrected t" if split.per_seed else "paired t"
     caption = (
         f"Differences in macro Dice on the test images of {material.label} after the last epoch, "
-        f"paired by seed: mean and {report.confidence:.0%} interval ({correction}), p adjusted by "
-        "Holm within each group. Right of zero: better than its reference; the band marks "
-        f"differences below {margin:g} points, which do not count."
+        f"paired by seed: mean and {100 * report.confidence:g} % interval ({correction}), p "
+        "adjusted by Holm within each group. Right of zero: better than its reference; the band "
+        f"marks differences below {margin:g} points, which do not count."
     )
     if table["paper_difference"].notna().any():
         caption += " Crosses: the difference between the paper's means."
@@ -158,11 +124,11 @@ def draw_train_test(material: Material) -> Drawing:
         "train": {"marker": "<", "color": SKY, "label": "training"},
     }
     for axes, metric in zip(panels, TRAIN_TEST_METRICS, strict=True):
-        _rows_of_configurations(axes, material, names)
+        rows_of_configurations(axes, material, names)
         means = pd.DataFrame({subset: material.scores(metric, subset).mean() for subset in looks})
         for row, name in enumerate(names):
             if means.loc[name].isna().all():
-                _say_why_empty(axes, material, name, row)
+                say_why_empty(axes, material, name, row)
                 continue
             ends = means.loc[name, ["test", "train"]]
             axes.plot(ends, [row, row], color="#BBBBBB", linewidth=1.0, zorder=1)
@@ -193,6 +159,61 @@ def draw_train_test(material: Material) -> Drawing:
     if paper is not None:
         caption += " Crosses: what the paper reports as test scores."
     alt = f"Dumbbell plot of training and test scores of {len(names)} configurations."
+    return Drawing(figure, caption, alt)
+
+
+_EVALUATIONS: dict[str, dict[str, Any]] = {
+    "last": {"marker": "o", "color": BLUE},
+    "best": {"marker": "^", "color": ORANGE},
+    "settled": {"marker": "s", "color": GREEN},
+    "recalibrated": {"marker": "D", "color": PURPLE},
+}
+
+
+def draw_evaluations(material: Material) -> Drawing:
+    """Draw the mean test Dice at each evaluation, and the difference to fixed weights there."""
+    names = material.configurations()
+    tables = {
+        name: 100 * values(material.results, material.dataset, "dice", epoch_choice=name)
+        for name in _EVALUATIONS
+    }
+    tables = {name: table for name, table in tables.items() if len(table.columns)}
+    if not tables:
+        raise NothingToDraw("no run is complete")
+    with_gains = "fixed" in tables["last"] and len(names) > 1
+    figure = Figure(figsize=(WIDTH, 1.2 + ROW_HEIGHT * len(names)), layout="constrained")
+    panels = figure.subplots(1, 1 + with_gains, sharey=True, squeeze=False)[0]
+    for axes in panels:
+        rows_of_configurations(axes, material, names)
+    panels[0].set_xlabel("mean test Dice (%)")
+    if with_gains:
+        panels[1].set_xlabel("mean difference to fixed weights (points)")
+        panels[1].axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    offsets = np.linspace(-0.24, 0.24, len(tables)) if len(tables) > 1 else [0.0]
+    for offset, (evaluation, table) in zip(offsets, tables.items(), strict=True):
+        shown = [table]
+        if with_gains:
+            shown.append(table.sub(table["fixed"], axis="index").drop(columns="fixed"))
+        for axes, numbers in zip(panels, shown, strict=True):
+            means = numbers.mean().reindex(names)
+            look = _EVALUATIONS[evaluation] | {"linestyle": "", "markersize": 3.6}
+            axes.plot(means, np.arange(len(names)) + offset, **look)
+    for row, name in enumerate(names):
+        if name not in tables["last"]:
+            say_why_empty(panels[0], material, name, row)
+    handles = [
+        Line2D([], [], linestyle="", markersize=4, label=EVALUATION_LABELS[name], **look)
+        for name, look in _EVALUATIONS.items()
+        if name in tables
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    head(figure, material)
+    caption = (
+        f"Mean test Dice of {material.label} at each evaluation of the same runs"
+        + (", and its mean difference to fixed weights, paired by seed." if with_gains else ".")
+        + " Where the marks of a row lie apart, the result depends on the choice of the epoch."
+    )
+    alt = f"Dot plot of {len(tables)} evaluations of {len(names)} configurations."
     return Drawing(figure, caption, alt)
 
 
@@ -247,7 +268,7 @@ def draw_agreement(material: Material) -> Drawing:
     return Drawing(figure, caption, alt)
 
 
-def _rows_of_configurations(axes: Axes, material: Material, names: list[str]) -> None:
+def rows_of_configurations(axes: Axes, material: Material, names: list[str]) -> None:
     """Prepare a panel with a row per configuration; bands set the auxiliary losses apart."""
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -261,7 +282,7 @@ def _rows_of_configurations(axes: Axes, material: Material, names: list[str]) ->
             axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
 
 
-def _say_why_empty(axes: Axes, material: Material, name: str, row: int) -> None:
+def say_why_empty(axes: Axes, material: Material, name: str, row: int) -> None:
     axes.text(
         0.5,
         row,

@@ -1,5 +1,6 @@
 """What all figures share: their material, colours, labels, and how they reach the disk."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
-from dmf.analysis.protocol import data_note
+from dmf.analysis.protocol import data_note, settings_note
 from dmf.analysis.results import values
 from dmf.analysis.words import dataset_label
 from dmf.configurations import SMOOTHED, factors, paper_configurations
@@ -150,18 +152,26 @@ def dot(configuration: str) -> dict[str, Any]:
 
 
 def head(figure: Figure, material: Material) -> None:
-    """Put the dataset's name, and in a signal colour what sets it apart, above the panels."""
-    note = data_note(material.parameters, material.dataset).rstrip(".")
-    if note.startswith("Reduced study"):  # in what, the caption says
+    """Say above the panels which study this is, and in a signal colour what sets it apart."""
+    parameters = material.parameters
+    note = data_note(parameters, material.dataset).rstrip(".")
+    if note.startswith("Reduced study"):  # in what, the next line says
         note = "Reduced study"
-    figure.suptitle(
-        material.label + (f" \N{EM DASH} {note}" if note else ""),
+    settings = textwrap.wrap(settings_note(parameters), int(18 * figure.get_figwidth()))
+    title = figure.suptitle(
+        f"{material.label} · study {parameters.grid.name}"
+        + (f" \N{EM DASH} {note}" if note else "")
+        + "\n" * len(settings),  # the room that the settings take
         x=0.01,
         ha="left",
         fontsize=8,
         fontweight="bold",
         color="#A33F00" if note else "#333333",
     )
+    below = Annotation(
+        "\n".join(settings), (0, 0), xycoords=title, va="bottom", fontsize=7, color="#555555"
+    )
+    figure.add_artist(below)
 
 
 def empty_panel(axes: Axes, reason: str) -> None:

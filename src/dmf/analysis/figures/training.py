@@ -102,7 +102,7 @@ def draw_gamma(material: Material) -> Drawing:
     last = by_epoch["mean"].iloc[-1]
     batches = "batch" if settings.step_batches == 1 else f"{settings.step_batches} batches"
     caption = (
-        f"Left: gamma(t) = {settings.gamma0:g} exp(-{settings.decay:g} t) on {material.label}, "
+        f"Left: gamma(t) = {settings.gamma0:g} exp(−{settings.decay:g} t) on {material.label}, "
         f"where t advances once per {batches}; it ends at {last:.2f}. Right: the part of the total "
         "training loss that gamma times the auxiliary loss makes up; mean over weightings and "
         "seeds, band ± one standard deviation."

@@ -1,14 +1,18 @@
-"""The comparisons as tables of the page, and how adaptive weights stand after them."""
+"""The main table, the table over sets, and the planned comparisons, as tables of the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dmf.analysis.tables import Cell, Row, Table, signed, whole
-from dmf.analysis.verdict.comparisons import FAMILIES, across_datasets, compare
+from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
+from dmf.analysis.verdict.comparisons import FAMILIES, compare
+from dmf.analysis.verdict.headline import Headline
 from dmf.analysis.words import dataset_label, label, number, p_value
+from dmf.configurations import paper_configurations
 from dmf.study import ReportParameters
 
 # What the outcome of a comparison is called in tables: whether the first is above the second.
@@ -18,6 +22,93 @@ ABOVE = {
     "inconclusive": "undecided",
     "not run": "not run",
 }
+
+
+def outcome_word(outcome: str) -> str:
+    """Return what the outcome of a comparison is called where people read it."""
+    return ABOVE.get(outcome, outcome)
+
+
+def verdict_cell(word: str) -> Cell:
+    """Return the cell of a word that the page shows as a badge, sorted by the word."""
+    return Cell(word, mark="verdict") if word else Cell()
+
+
+def main_table(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Table:
+    """Return Dice and its difference to fixed weights, the paper's beside both.
+
+    A row per configuration of the study; on other images than the paper's without its columns.
+    """
+    scores = {row.label: row.cells[0] for row in score_tables(results, parameters, dataset)[0].rows}
+    pairs = compare(results, parameters, dataset)
+    pairs = pairs[pairs["reference"] == "fixed"].set_index("configuration")
+    beside = paper_dataset(parameters, dataset) is not None
+    columns = ["Here", *["The paper", "Difference"] * beside]
+    columns += ["Gain over fixed", *["Gain, paper"] * beside, "Outcome", "n"]
+    rows = []
+    for name in _ordered(parameters.grid.configurations):
+        score = scores[label(name)]
+        cells = [replace(score, paper=None, gap="", seeds=None)]
+        if beside:
+            theirs = score.paper or Cell()
+            gap = float(score.value) - float(theirs.value) if score.gap else np.nan
+            cells += [theirs, signed(gap)]
+        pair = pairs.loc[name].to_dict() if name in pairs.index else {}
+        cells += _gains(pair, beside)
+        rows.append(Row(label(name), (label(name),), [*cells, whole(score.seeds or 0)]))
+    caption = (
+        f"{dataset_label(dataset)}: test Dice after the last epoch in percent, mean ± standard "
+        "deviation over seeds; gain over fixed weights in points, paired by seed, with its "
+        f"{100 * parameters.report.confidence:g} % interval; n: seeds."
+    )
+    return Table("Main table", caption, ("Configuration",), columns, rows)
+
+
+def over_sets(
+    headlines: Sequence[Headline], pooled: pd.DataFrame, parameters: ReportParameters
+) -> Table:
+    """Return the difference that answers the study on each set, and over all that may be pooled."""
+    rows = []
+    for headline in headlines:
+        reading = headline.primary
+        name = dataset_label(headline.dataset)
+        pair = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
+        cells = [
+            _estimate(pair, "gain"),
+            signed(np.nan if headline.paper is None else 100 * headline.paper),
+            verdict_cell(outcome_word(reading.outcome)),
+            verdict_cell({None: "", True: "robust", False: "depends"}[headline.robust]),
+            whole(reading.n),
+        ]
+        rows.append(Row(name, (name,), cells))
+    candidate = headlines[0].candidate if headlines else ""
+    for together in pooled[pooled["configuration"] == candidate].to_dict("records"):
+        name = f"Interquartile mean over {together['datasets']} sets"
+        cells = [_estimate(together, "gain"), Cell(), Cell(), Cell(), whole(together["runs"])]
+        rows.append(Row(name, (name,), cells))
+    caption = (
+        f"{label(candidate)} minus fixed weights in test Dice, points, last epoch, paired by seed: "
+        "mean and interval; over all sets the interquartile mean with a bootstrap interval, which "
+        "is descriptive. Epochs: whether the other evaluations agree."
+    )
+    columns = ["Difference", "The paper", "Outcome", "Epochs", "Runs"]
+    return Table("Over all sets", caption, ("Set",), columns, rows)
+
+
+def _ordered(configurations: Sequence[str]) -> list[str]:
+    """Return the study's configurations, the paper's first and in its order."""
+    paper = [name for name in paper_configurations() if name in configurations]
+    return paper + [name for name in configurations if name not in paper]
+
+
+def _gains(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
+    """Return the cells of a gain over fixed weights, of the paper's, and of the outcome."""
+    if not pair:
+        return [Cell()] * (2 + beside)
+    gain = _estimate(pair, "difference") if pair["n"] else Cell()
+    paper = pair["paper_difference"]
+    theirs = [signed(np.nan if pd.isna(paper) else 100 * paper)] * beside
+    return [gain, *theirs, verdict_cell(outcome_word(pair["outcome"]))]
 
 
 def comparison_tables(
@@ -38,16 +129,15 @@ def comparison_tables(
         title = title[0].upper() + title[1:]
         caption = (
             f"{title}: paired differences in Dice (points, test, last epoch), their "
-            f"{parameters.report.confidence:.0%} interval and Holm-adjusted p. Above: the first is "
-            "better. Seeds needed: how many would decide it, if the estimates held."
+            f"{100 * parameters.report.confidence:g} % interval and Holm-adjusted p. Above: the "
+            "first is better. Seeds needed: how many would decide it, if the estimates held."
         )
         made.append(Table(title, caption, ("Configuration",), columns, rows))
     return made
 
 
-def across(results: pd.DataFrame, parameters: ReportParameters) -> Table | None:
-    """Return the table over all data sets together, None for a study of one."""
-    found = across_datasets(results, parameters)
+def across(found: pd.DataFrame) -> Table | None:
+    """Return every configuration over all data sets together, None for a study of one."""
     if found.empty:
         return None
     rows = [
@@ -71,20 +161,8 @@ def across(results: pd.DataFrame, parameters: ReportParameters) -> Table | None:
     return Table("Across data sets", caption, ("Configuration",), columns, rows)
 
 
-def standings(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, dict[str, int]]:
-    """Return per data set how adaptive weights fare against fixed ones in Dice: outcome, count."""
-    found = {}
-    for dataset in parameters.grid.datasets:
-        pairs = compare(results, parameters, dataset)
-        outcomes = pairs.loc[pairs["family"] == "dmf_over_fixed", "outcome"].value_counts()
-        counts = {ABOVE[name]: int(outcomes[name]) for name in ABOVE if name in outcomes}
-        if counts:
-            found[dataset_label(dataset)] = counts
-    return found
-
-
 def _comparison_cells(pair: Mapping[Any, Any]) -> list[Cell]:
-    outcome = Cell(ABOVE[pair["outcome"]])
+    outcome = verdict_cell(outcome_word(pair["outcome"]))
     if not pair["n"]:
         return [Cell()] * 6 + [outcome]
     return [

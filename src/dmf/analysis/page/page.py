@@ -1,28 +1,42 @@
-"""The report in one file: ``index.html`` for people, ``report.md`` with the same for GitHub."""
+"""The report in one file: ``index.html`` for people, ``report.md`` with the same for GitHub.
 
-import base64
-import io
+It tells a story: the answer, the scores behind it, the differences, the course of training; then
+the paper's claims, what could explain a gap, the audit, and how all of it was made.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
 from dmf.analysis.figures import catalogue
-from dmf.analysis.page import claim_rows, comparison_tables, origins
+from dmf.analysis.page import answer, claim_rows, comparison_tables, looks, methods, origins
+from dmf.analysis.page.pictures import Picture, embedded
 from dmf.analysis.paper import audit
-from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions
+from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions, settings_note
 from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
+from dmf.analysis.verdict.comparisons import across_datasets
+from dmf.analysis.verdict.headline import headline
 from dmf.analysis.verdict.judgements import judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
 from dmf.study import ReportParameters
 
-COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
+# Which figures stand in which part of a data set's story; the rest stand with the training.
+_PARTS = {
+    "scores": ("seeds", "train-test", "agreement", "for-papers"),
+    "differences": ("differences", "evaluations"),
+    "training": ("weights", "losses", "curves", "gamma", "qualitative"),
+}
+_TITLES = {
+    "scores": "Scores",
+    "differences": "Differences to fixed weights and controls",
+    "training": "The course of training, and examples",
+}
 
 
 def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
@@ -38,8 +52,14 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     environment.filters["markdown"] = markdown
+    environment.filters |= {
+        "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
+        "html": looks.html,
+        "pages": looks.pages,
+        "symbol": looks.symbol,
+        "tone": looks.tone,
+    }
     content = _content(results, parameters, folder)
     for name in (PAGE.name, REPORT.name):
         write_text(folder / name, environment.get_template(name).render(content))
@@ -47,49 +67,63 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
 
 def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> dict[str, Any]:
     """Gather everything both templates show."""
-    datasets = parameters.grid.datasets
+    names = parameters.grid.datasets
     judgements = judge(results, histories(parameters.grid), parameters)
-    rows = claim_rows.rows(judgements)
-    sections = ("Verdict", "Tables", "Figures", "Audit", "Explanations", "Provenance")
+    found = [headline(results, parameters, name) for name in names]
+    headlines = [each for each in found if each is not None]
+    pooled = across_datasets(results, parameters)
+    drawn = catalogue.read_captions(folder / FIGURES.name)
+    files = {e: folder / FIGURES.name / f"{e.name}.png" for e in drawn if not e.left_out}
+    main = [file for entry, file in files.items() if entry.kind == "seeds"]
+    pictures = {file.stem: it for file, it in embedded(list(files.values()), main).items()}
+    datasets = [_dataset(results, parameters, name, drawn, pictures) for name in names]
+    sets = comparison_tables.over_sets(headlines, pooled, parameters) if names[1:] else None
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
         "study": parameters.grid.name,
-        "lead": _lead(parameters),
+        "settings": settings_note(parameters),
         "banners": _banners(parameters),
-        "sections": {name.lower(): name for name in sections},
-        "symbols": claim_rows.SYMBOLS,
+        "sections": _sections(datasets),
+        "parts": _TITLES,
+        "answer": answer.answer(headlines, pooled, parameters),
+        "over_sets": sets,
+        "across": comparison_tables.across(pooled),
         "headlines": claim_rows.headlines(judgements),
-        "checks": f"{count(len(judgements), 'check')} of {count(len(rows), 'claim')}",
+        "is_judged": answer.is_judged(parameters),
+        "checks": f"{count(len(judgements), 'check')} of "
+        f"{count(len({j.id.partition('/')[0] for j in judgements}), 'claim')}",
         "tallies": {
-            "Our runs": claim_rows.tally([judgement.ours for judgement in judgements]),
-            "The paper's own tables": claim_rows.tally(
-                [judgement.paper for judgement in judgements]
-            ),
+            "Our runs": looks.tally(judgement.ours.outcome for judgement in judgements),
+            "The paper's own tables": looks.tally(j.paper.outcome for j in judgements),
         },
-        "standings": comparison_tables.standings(results, parameters),
-        "claims": rows,
+        "claims": claim_rows.grouped(judgements),
         "audit": audit.summary(),
         "explanations": _explanations(results, parameters),
-        "across": comparison_tables.across(results, parameters),
-        "labels": {name: dataset_label(name) for name in datasets},
-        "datasets": [_dataset(results, parameters, name, folder) for name in datasets],
+        "labels": {name: dataset_label(name) for name in names},
+        "datasets": datasets,
         "runs": origins.runs(results, parameters),
+        "methods": methods.methods(parameters),
         "facts": origins.facts(parameters),
-        "data_sets": [origins.data(parameters, name) for name in datasets],
+        "data_sets": [origins.data(parameters, name) for name in names],
         "mlflow": origins.mlflow(parameters),
     }
 
 
-def _lead(parameters: ReportParameters) -> str:
-    if all(paper_dataset(parameters, name) for name in parameters.grid.datasets):
-        return (
-            "The paper's networks, trained again: every number and every claim of the paper beside "
-            "what we measured."
-        )
-    return (
-        "The paper's method on other images than the paper's: how it behaves here, and what "
-        "follows from the paper's own numbers."
-    )
+def _sections(datasets: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the sections in the order of the page: id and name in the list of contents."""
+    if len(datasets) == 1:
+        middle = {"scores": "Scores", "differences": "Differences", "training": "Training"}
+    else:
+        middle = {f"set-{dataset['name']}": dataset["label"] for dataset in datasets}
+    return {
+        "answer": "Answer",
+        **middle,
+        "claims": "Claims",
+        "explanations": "Explanations",
+        "audit": "Audit",
+        "methods": "Methods",
+        "provenance": "Provenance",
+    }
 
 
 def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
@@ -121,34 +155,44 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
 
 
 def _dataset(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str, folder: Path
+    results: pd.DataFrame,
+    parameters: ReportParameters,
+    dataset: str,
+    drawn: list[catalogue.FigureEntry],
+    pictures: dict[str, Picture],
 ) -> dict[str, Any]:
-    """Return tables and figures of one dataset."""
-    captions = catalogue.read_captions(folder / FIGURES.name)
-    entries = [entry for entry in captions if entry.dataset == dataset]
+    """Return tables and figures of one dataset, by the part of its story they belong to."""
+    entries = [entry for entry in drawn if entry.dataset == dataset]
     note = data_note(parameters, dataset)
+    figures = {
+        part: [
+            {**vars(entry), "picture": pictures[entry.name]}
+            for kind in kinds
+            for entry in entries
+            if entry.kind == kind and not entry.left_out
+        ]
+        for part, kinds in _PARTS.items()
+    }
     return {
         "name": dataset,
         "label": dataset_label(dataset),
-        "note": note,
         "tag": note.partition(":")[0].rstrip("."),
-        "tables": [
-            *score_tables(results, parameters, dataset),
-            *comparison_tables.comparison_tables(results, parameters, dataset),
-        ],
-        "figures": [
-            {**vars(entry), **_embedded(folder / FIGURES.name / f"{entry.name}.png")}
-            for entry in entries
-            if not entry.left_out
-        ],
+        "is_the_papers": paper_dataset(parameters, dataset) is not None,
+        "main": comparison_tables.main_table(results, parameters, dataset),
+        "tables": {
+            "scores": score_tables(results, parameters, dataset),
+            "differences": comparison_tables.comparison_tables(results, parameters, dataset),
+            "training": [],
+        },
+        "figures": figures,
         "left_out": [entry for entry in entries if entry.left_out],
     }
 
 
 def _explanations(
     results: pd.DataFrame, parameters: ReportParameters
-) -> dict[str, list[explanations.Explanation]]:
-    """Return the explanations by their question, those of every data set together."""
+) -> list[tuple[str, str, list[explanations.Explanation]]]:
+    """Return question, verdict word and answers of every data set, those measured first."""
     folder, mine = parameters.report.extra_studies, parameters.grid.name
     others = {
         study: Path(folder.format(name=mine, study=study)) / RESULTS
@@ -157,17 +201,26 @@ def _explanations(
     grouped: dict[str, list[explanations.Explanation]] = {}
     for explanation in explanations.explain(results, parameters, others):
         grouped.setdefault(explanation.question, []).append(explanation)
-    return grouped
+    rows = [
+        (question, _change(answers), [a for a in answers if a.outcome == "measured"])
+        for question, answers in grouped.items()
+    ]
+    return sorted(rows, key=lambda row: not row[2])
 
 
-def _embedded(path: Path) -> dict[str, Any]:
-    """Return the figure as a data URI with fewer colours, and its size in pixels."""
-    with Image.open(path) as image:
-        reduced = image.convert("RGB").quantize(
-            COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-        )
-    stream = io.BytesIO()
-    reduced.save(stream, "PNG", optimize=True)
-    text = base64.b64encode(stream.getvalue()).decode("ascii")
-    width, height = reduced.size
-    return {"image": f"data:image/png;base64,{text}", "width": width, "height": height}
+def _change(answers: list[explanations.Explanation]) -> str:
+    """Say in a word which way the scores shown go: all intervals above zero, below, or neither."""
+    shown = [
+        row
+        for answer in answers
+        for name, row in answer.evidence.items()
+        if name in explanations.SHOWN or len(answer.evidence) == 1
+    ]
+    if not shown:
+        return "not run"
+    if any(row["low"] is None for row in shown):
+        return "no interval"
+    sides = {"higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "" for row in shown}
+    if sides == {""}:
+        return "undecided"
+    return sides.pop() if len(sides) == 1 else "partly " + " and ".join(sorted(sides - {""}))

@@ -17,16 +17,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
       headings.forEach((other) => other.setAttribute("aria-sort", "none"));
       heading.setAttribute("aria-sort", order);
       const sign = order === "ascending" ? 1 : -1;
-      // A table with several bodies (a claim and its details each) is sorted by body.
-      const many = table.tBodies.length > 1;
-      const parent = many ? table : table.tBodies[0];
-      const items = [...(many ? table.tBodies : parent.rows)];
-      const key = (item) => (many ? item.rows[0] : item).cells[column].dataset.value;
-      items.sort((a, b) => {
+      const rows = [...table.tBodies[0].rows];
+      const key = (row) => row.cells[column].dataset.value || row.cells[column].textContent.trim();
+      rows.sort((a, b) => {
         if (key(a) === "" || key(b) === "") return (key(a) === "") - (key(b) === "");
-        return sign * (Number(key(a)) - Number(key(b)));
+        return sign * (Number(key(a)) - Number(key(b)) || key(a).localeCompare(key(b)));
       });
-      parent.append(...items);
+      table.tBodies[0].append(...rows);
     });
   });
 }
@@ -53,3 +50,31 @@ addEventListener("beforeprint", () => {
   folded.forEach((details) => { details.open = true; });
 });
 addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
+// Contents: the section being read is marked.
+const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+const sections = [...links.keys()].map((id) => document.getElementById(id));
+let current = null;
+function follow() {
+  const line = innerHeight / 3;
+  const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
+  const passed = sections.filter((section) => section.getBoundingClientRect().top <= line);
+  const section = atEnd ? sections.at(-1) : passed.at(-1) || sections[0];
+  const link = links.get(section.id);
+  if (link === current) return;
+  if (current) current.removeAttribute("aria-current");
+  link.setAttribute("aria-current", "true");
+  current = link;
+  const list = link.closest("ol");  // on narrow screens the list scrolls sideways
+  list.scrollTo({ left: link.offsetLeft - list.clientWidth / 3 });
+}
+addEventListener("scroll", () => requestAnimationFrame(follow), { passive: true });
+addEventListener("resize", follow);
+follow();
+// A link into something folded unfolds it.
+function unfold() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  const details = target && target.closest("details");
+  if (details) details.open = true;
+}
+addEventListener("hashchange", unfold);
+unfold();
