@@ -350,18 +350,50 @@ def ui(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Ultrasound images.")],
-    model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors file.")],
+    images: Annotated[list[Path], typer.Argument(help="Ultrasound images, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="A run, its folder, or a .safetensors file.")],
     output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
         "predictions"
     ),
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
 ) -> None:
     """Segment images with a trained model: <name>_mask.png and <name>_overlay.png."""
     from dmf.training.predict import predict_files
 
-    file = model / layout.BEST_MODEL if model.is_dir() else model
+    found = _model(model, params, overlay)
+    file = found / layout.BEST_MODEL if found.is_dir() else found
     for path in predict_files(images, file, output):
         typer.echo(path)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        list[Path], typer.Option(help="A run, its folder, or a .safetensors file; repeatable.")
+    ],
+    dataset: Annotated[str, typer.Option(help="A downloaded set that it was not trained on.")],
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Score trained runs on another set: a table, and CSVs in reports/evaluations/."""
+    from dmf.training import evaluate as evaluation
+
+    files = [_model(path, params, overlay).resolve() for path in model]
+    _study(params, overlay)
+    done = list(evaluation.evaluate(files, dataset))
+    for line in evaluation.describe(done):
+        typer.echo(line)
+    typer.echo(f"in percent; all metrics: {(layout.EVALUATIONS / dataset).resolve()}")
+
+
+def _model(named: Path, params: Path, overlay: list[Path] | None) -> Path:
+    """Return the run folder or model file that is meant: as it is, or in the study's folder."""
+    if named.exists() or named.is_absolute() or not params.exists():
+        return named
+    workdir = params.parent / Study.load(params, *(overlay or [])).grid.workdir
+    there = [workdir / layout.MODELS / named, workdir / named]
+    return next((path for path in there if path.exists()), named)
 
 
 @app.command()

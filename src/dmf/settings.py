@@ -19,6 +19,7 @@ Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=16, le=1024)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -89,7 +90,7 @@ class Filter(Settings):
     """The bilateral filter (eq. 26-27), as OpenCV takes it."""
 
     apply: bool = True
-    diameter: Count = 9
+    diameter: Annotated[int, Field(ge=1, le=255)] = 9
     sigma_color: Positive = 75.0
     sigma_space: Positive = 75.0
     order: Literal["before_resize", "after_resize"] = "before_resize"
@@ -104,7 +105,7 @@ class Duplicates(Settings):
 class Data(Settings):
     """How images become arrays."""
 
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 128
+    image_size: ImageSize = 128
     filter: Filter = Filter()
     problems: Literal["refuse", "skip"] = "refuse"
     duplicates: Duplicates = Duplicates()

@@ -27,6 +27,7 @@ from dmf.settings import (
     Focal,
     FolderSource,
     Fusion,
+    ImageSize,
     Losses,
     Model,
     Name,
@@ -93,7 +94,7 @@ class DownloadParameters(Settings):
 class FilterParameters(Settings):
     """What the filter step needs."""
 
-    image_size: int
+    image_size: ImageSize
     filter: Filter
 
 
