@@ -106,7 +106,9 @@ def test_weights_that_are_not_finite_are_refused(value: float, name: str, tmp_pa
         read_model(file)
 
 
-@pytest.mark.parametrize(("name", "value"), [("down.0.0.weight", 3e38), ("down.0.1.running_var", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("down.0.0.weight", 3e38), ("down.0.1.running_var", -1)]
+)
 def test_outputs_that_are_not_finite_are_no_mask(name: str, value: float, tmp_path: Path) -> None:
     tensors = weights()
     tensors[name] = torch.full_like(tensors[name], value)
