@@ -31,7 +31,17 @@ WEIGHTING_LABELS = {
     "cov": "CoV",
     "cross_entropy": "Cross-entropy alone",
 }
-DATASET_LABELS = {"busi": "BUSI", "busc": "BUSC", "bus": "BUS", "phantom": "phantom"}
+DATASET_LABELS = {
+    "busi": "BUSI",
+    "busc": "BUSC",
+    "bus": "BUS",
+    "phantom": "phantom",
+    "bus_bra": "BUS-BRA",
+    "breast": "BrEaST",
+    "udiat": "UDIAT",
+    "bus_uclm": "BUS-UCLM",
+    "stu": "STU",
+}
 
 
 def dataset_label(dataset: str) -> str:
