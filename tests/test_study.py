@@ -36,7 +36,8 @@ def test_params_yaml_is_the_papers_study() -> None:
 def test_params_yaml_spells_out_every_default() -> None:
     """A reader of params.yaml sees every number: nothing is left to a default in the code.
 
-    But for the study's name and folder, which follow from the overlays.
+    But for the study's name and folder, which follow from the overlays, and what a data set needs
+    to be read, which the catalogue says.
     """
 
     def keys(values: Any, path: str = "") -> set[str]:
@@ -46,6 +47,7 @@ def test_params_yaml_spells_out_every_default() -> None:
 
     values = shipped_params()
     dumped = Study.from_mapping(values).model_dump(by_alias=True)
+    assert dumped.pop("datasets").keys() == values.pop("datasets").keys()
     assert keys(dumped) - keys(values) == {".study.name", ".study.workdir"}
     assert keys(values) <= keys(dumped)
 
@@ -99,7 +101,7 @@ REFUSED = {
     "no seeds": ("study: {seeds: 0}", ["study.seeds = 0", "greater than or equal to 1"]),
     "odd image size": ("data: {image_size: 100}", ["100", "multiple of 16"]),
     "warm-up beyond window": ("fusion: {warmup: 200}", ["warmup (200)", "window (150)"]),
-    "unknown kind of source": ("datasets: {x: {kind: zip}}", ["datasets.x", "'busi'"]),
+    "unknown kind of source": ("datasets: {x: {kind: zip}}", ["datasets.x", "'zip'", "busi"]),
     "typo in a source": (
         "datasets: {busi: {kind: busi, arhive: x.zip}}",
         ["datasets.busi.arhive", "Did you mean 'archive'?"],

@@ -7,16 +7,28 @@ directory. People leave that out: the parameters then come from ``params.yaml`` 
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from dmf import __version__, layout
+from dmf.arguments import (
+    ROOT_PARAMS,
+    Dataset,
+    Json,
+    Overlay,
+    Params,
+    Root,
+    Seed,
+    enter_study,
+    model_at,
+    name,
+    parameters_of,
+    refuse_foreign_code,
+)
 from dmf.errors import DmfError
-from dmf.provenance import foreign_code
-from dmf.settings import Execution, Settings, Split
+from dmf.settings import Execution, Split
 from dmf.study import (
     DownloadParameters,
     FilterParameters,
@@ -32,49 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-T = TypeVar("T", bound=Settings)
-
-
-def _with_its_own_code(params: Path) -> Path:
-    """Refuse to work on a project whose code is not this code; raises DmfError."""
-    _refuse_foreign_code(params.parent)
-    return params
-
-
-def _refuse_foreign_code(project: Path, code: str | None = None) -> None:
-    problem = foreign_code(project, code)
-    if problem is not None:
-        raise DmfError(problem)
-
-
-Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
-Overlay = Annotated[
-    list[Path] | None,
-    typer.Option("--overlay", help="Laid over the study, in order, e.g. config/demo.yaml."),
-]
-Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
-Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
-ROOT_PARAMS = Path("params.yaml")
-
-
-def _study(params: Path, overlay: list[Path] | None) -> Study:
-    """Load the study and enter its working directory."""
-    study = Study.load(params, *(overlay or []))
-    workdir = params.parent / study.grid.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    os.chdir(workdir)
-    return study
-
-
-def _given(
-    model: type[T],
-    text: str | None,
-    params: Path,
-    overlay: list[Path] | None,
-    take: Callable[[Study], T],
-) -> T:
-    return take(_study(params, overlay)) if text is None else model.model_validate_json(text)
 
 
 def _version(wanted: bool) -> None:
@@ -92,7 +61,7 @@ def _main(
     # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
     project = os.environ.get("DMF_PROJECT")
     if project:
-        _refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
+        refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
 
 
 @app.command()
@@ -103,9 +72,11 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     study = Study.load(params, *(overlay or []))
     grid = study.grid
     runs = len(grid.datasets) * len(grid.configurations) * grid.seeds
+    length = study.training.steps or study.training.epochs
+    unit = "epochs" if study.training.steps is None else "steps"
     typer.echo(
         f"study {grid.name!r}: {len(grid.datasets)} datasets x {len(grid.configurations)} "
-        f"configurations x {grid.seeds} seeds = {runs} runs of {study.training.epochs} epochs at "
+        f"configurations x {grid.seeds} seeds = {runs} runs of {length} {unit} at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
     names = devices.device_names(study.execution)
@@ -125,14 +96,14 @@ def plan(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
     """Say what is done, what is left, and what time and disk it will take here."""
     from dmf.training import plan as planning
 
-    study = _study(params, overlay)
+    study = enter_study(params, overlay)
     for line in planning.describe(study, planning.plan(study)):
         typer.echo(line)
 
 
 @app.command()
 def download(
-    dataset: str,
+    dataset: Dataset,
     parameters: Json = None,
     root: Annotated[Path, typer.Option(help="Local archives are relative to it.")] = Path(),
     params: Params = ROOT_PARAMS,
@@ -144,7 +115,7 @@ def download(
     root = root.resolve()
     run(
         dataset,
-        _given(
+        parameters_of(
             DownloadParameters,
             parameters,
             params,
@@ -157,20 +128,22 @@ def download(
 
 @app.command("filter")
 def filter_(
-    dataset: str, parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
+    dataset: Dataset, parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
 ) -> None:
     """Filter and resize a set into data/filtered/."""
     from dmf.data.filtering import filter_dataset
 
     filter_dataset(
         dataset,
-        _given(FilterParameters, parameters, params, overlay, lambda s: s.filter_parameters()),
+        parameters_of(
+            FilterParameters, parameters, params, overlay, lambda s: s.filter_parameters()
+        ),
     )
 
 
 @app.command()
 def card(
-    dataset: str,
+    dataset: Dataset,
     here: Annotated[bool, typer.Option(help="The working directory is the study's own.")] = False,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -179,14 +152,14 @@ def card(
     from dmf.data.cards import write_card
 
     if not here:
-        _study(params, overlay)
+        enter_study(params, overlay)
     write_card(dataset, layout.CARDS)
 
 
 @app.command()
 def split(
-    dataset: str,
-    seed: int,
+    dataset: Dataset,
+    seed: Seed,
     parameters: Json = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -194,14 +167,16 @@ def split(
     """Divide a set into train, validation and test for one seed."""
     from dmf.data.splits import write_split
 
-    write_split(dataset, seed, _given(Split, parameters, params, overlay, lambda s: s.split))
+    root = params.parent.resolve()
+    wanted = parameters_of(Split, parameters, params, overlay, lambda s: s.split.seen_from(root))
+    write_split(dataset, seed, wanted, _say)
 
 
 @app.command()
 def train(
-    dataset: str,
+    dataset: Dataset,
     configuration: str,
-    seed: int,
+    seed: Seed,
     parameters: Json = None,
     execution: Annotated[str | None, typer.Option(help="JSON: device, slots, threads.")] = None,
     params: Params = ROOT_PARAMS,
@@ -213,7 +188,7 @@ def train(
     from dmf.training.train import train as train_run
 
     if parameters is None:
-        study = _study(params, overlay)
+        study = enter_study(params, overlay)
         if dataset not in study.grid.datasets or seed not in study.seeds:
             raise DmfError(
                 f"{dataset} seed {seed} is not part of the study: datasets are "
@@ -241,7 +216,7 @@ def aggregate(
     """Collect every run's metrics into reports/results.csv."""
     from dmf.analysis import results
 
-    grid = _given(Grid, parameters, params, overlay, lambda study: study.grid)
+    grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
     results.write(results.collect(grid, partial=partial), grid, layout.REPORTS)
 
 
@@ -278,7 +253,7 @@ def left(
     from dmf import publication
 
     folder = root.resolve() / publication.FOLDER
-    study = _study(params, overlay)
+    study = enter_study(params, overlay)
     for path in publication.left(study, folder / study.grid.name):
         typer.echo(path)
 
@@ -297,7 +272,7 @@ def publish(
     from dmf.rebuild import rebuild
 
     root = root.resolve()
-    study = _study(params, overlay)
+    study = enter_study(params, overlay)
     folder = root / publication.FOLDER / study.grid.name
     publication.publish(study, folder, _say, replace=replace)
     rebuild([folder], root, _say)
@@ -341,7 +316,7 @@ def ui(
     """Serve the MLflow pages over this study's runs, newly finished ones included."""
     from dmf import tracking
 
-    study = _study(params, overlay)
+    study = enter_study(params, overlay)
     command = tracking.server_command(port=port)
     typer.echo(tracking.track(study.report_parameters(), log=_say).message)
     typer.echo(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.")
@@ -350,18 +325,44 @@ def ui(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Ultrasound images.")],
-    model: Annotated[Path, typer.Option(help="A run folder, or a .safetensors file.")],
+    images: Annotated[list[Path], typer.Argument(help="Ultrasound images, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="A run, its folder, or a .safetensors file.")],
     output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
         "predictions"
     ),
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
 ) -> None:
     """Segment images with a trained model: <name>_mask.png and <name>_overlay.png."""
     from dmf.training.predict import predict_files
 
-    file = model / layout.BEST_MODEL if model.is_dir() else model
+    found = model_at(model, params, overlay)
+    file = found / layout.BEST_MODEL if found.is_dir() else found
     for path in predict_files(images, file, output):
         typer.echo(path)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        list[Path], typer.Option(help="A run, its folder, or a .safetensors file; repeatable.")
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option(help="A downloaded set that it was not trained on.", callback=name),
+    ],
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
+    """Score trained runs on another set: a table, and CSVs in reports/evaluations/."""
+    from dmf.training import evaluate as evaluation
+
+    files = [model_at(path, params, overlay).resolve() for path in model]
+    enter_study(params, overlay)
+    done = list(evaluation.evaluate(files, dataset))
+    for line in evaluation.describe(done):
+        typer.echo(line)
+    typer.echo(f"in percent; all metrics: {(layout.EVALUATIONS / dataset).resolve()}")
 
 
 @app.command()
@@ -373,7 +374,7 @@ def verify(
     """Compare data, splits and models with the hashes and parameters they must have."""
     from dmf.verify import problems
 
-    study = _study(params, overlay)
+    study = enter_study(params, overlay)
     found = problems(study, study.grid.datasets if dataset is None else [dataset])
     for line in found:
         typer.echo(line, err=True)
@@ -394,14 +395,14 @@ def prune(
     """List or delete run folders, splits and checkpoints that the study no longer names."""
     from dmf.verify import strangers
 
-    for path in strangers(_study(params, overlay), delete=delete):
+    for path in strangers(enter_study(params, overlay), delete=delete):
         typer.echo(f"{'deleted' if delete else 'not part of the study:'} {path}")
 
 
 def _report_parameters(
     text: str | None, params: Path, overlay: list[Path] | None
 ) -> ReportParameters:
-    return _given(ReportParameters, text, params, overlay, lambda s: s.report_parameters())
+    return parameters_of(ReportParameters, text, params, overlay, lambda s: s.report_parameters())
 
 
 def _say(line: str) -> None:

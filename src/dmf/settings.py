@@ -1,8 +1,19 @@
 """The sections of ``params.yaml``: keys, types, ranges, and the paper's values as defaults."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 def _number(value: Any) -> Any:
@@ -19,6 +30,7 @@ Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=16, le=1024)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -47,15 +59,56 @@ class PhantomSource(Settings):
     malignant_share: Annotated[Number, Field(ge=0, le=1)] = 0.33
 
 
-class ArchiveSource(Settings):
-    """One of the paper's sets: downloaded, or taken from a local archive or folder."""
+class Table(Settings):
+    """A CSV in the set, or beside the project, that tells of each image its class and patient.
 
-    kind: Literal["busi", "busc", "bus"]
+    `image`, `lesion` and `patient` name its columns; images are named with or without suffix.
+    Images of the classes in `ignored` are left out.
+    """
+
+    file: str
+    image: str = "image"
+    lesion: str | None = None
+    patient: str | None = None
+    ignored: list[str] = []
+
+
+class Subjects(Settings):
+    """Whose images they are. What is not told is unknown, never guessed.
+
+    `patient_pattern` is a regular expression, searched in the name of each image; its group is the
+    patient. `frames_per_lesion` says that images numbered 1 to N are so many frames of each lesion;
+    it counts where the duplicates that are found agree.
+    """
+
+    table: Table | None = None
+    patient_pattern: str | None = None
+    frames_per_lesion: Annotated[int, Field(ge=2)] | None = None
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        if groups != 1 and pattern is not None:
+            raise ValueError(f"{pattern!r} must have one group, such as ^(\\w+)_")
+        return pattern
+
+
+class ArchiveSource(Subjects):
+    """A set of the catalogue: downloaded, or taken from a local archive or folder.
+
+    `kind` is its name in `data/catalogue.yaml`.
+    """
+
+    kind: Name
     archive: str | None = None
     mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
 
 
-class FolderSource(Settings):
+class FolderSource(Subjects):
     """Somebody's own images and masks, from a folder or an archive.
 
     Masks lie in a folder of their own (`masks`) or beside the images with `mask_suffix` added to
@@ -82,14 +135,24 @@ class FolderSource(Settings):
         return self
 
 
-Source = Annotated[PhantomSource | ArchiveSource | FolderSource, Field(discriminator="kind")]
+def _sort_of_source(source: Any) -> str:
+    kind = source.get("kind") if isinstance(source, dict) else getattr(source, "kind", None)
+    return kind if kind in ("phantom", "folder") else "catalogue"
+
+
+Source = Annotated[
+    Annotated[PhantomSource, Tag("phantom")]
+    | Annotated[FolderSource, Tag("folder")]
+    | Annotated[ArchiveSource, Tag("catalogue")],
+    Discriminator(_sort_of_source),
+]
 
 
 class Filter(Settings):
     """The bilateral filter (eq. 26-27), as OpenCV takes it."""
 
     apply: bool = True
-    diameter: Count = 9
+    diameter: Annotated[int, Field(ge=1, le=255)] = 9
     sigma_color: Positive = 75.0
     sigma_space: Positive = 75.0
     order: Literal["before_resize", "after_resize"] = "before_resize"
@@ -104,20 +167,48 @@ class Duplicates(Settings):
 class Data(Settings):
     """How images become arrays."""
 
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 128
+    image_size: ImageSize = 128
     filter: Filter = Filter()
     problems: Literal["refuse", "skip"] = "refuse"
     duplicates: Duplicates = Duplicates()
 
 
 class Split(Settings):
-    """How images are divided; seed s gives the split of run s."""
+    """How images are divided; seed s gives the split of run s.
+
+    `given` takes it from the CSV `file` (id, subset), in whose name {dataset} and {seed} may stand;
+    the fractions must then be about those of the file.
+    """
 
     train: Fraction = 0.70
     validation: Fraction = 0.15
     test: Fraction = 0.15
-    kind: Literal["naive", "grouped"] = "naive"
+    kind: Literal["naive", "grouped", "given"] = "naive"
+    file: str | None = None
     per_seed: bool = True
+
+    def seen_from(self, root: Path) -> Self:
+        """Return the same with the path of the file, if there is one, taken from `root`."""
+        if self.file is None:
+            return self
+        return self.model_copy(update={"file": str(root / Path(self.file).expanduser())})
+
+    def path(self, dataset: str, seed: int) -> Path | None:
+        """Return the file of the split of one seed, if it is given."""
+        if self.file is None:
+            return None
+        return Path(self.file.replace("{dataset}", dataset).replace("{seed}", str(seed)))
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> Self:
+        if (self.kind == "given") != (self.file is not None):
+            raise ValueError("kind: given and a file (CSV with columns id, subset) belong together")
+        if self.kind == "given" and self.per_seed != ("{seed}" in str(self.file)):
+            raise ValueError(
+                f"file: {self.file} must have {{seed}} in its name if per_seed is true, else not; "
+                "per_seed: false takes one split for every seed"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

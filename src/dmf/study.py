@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dmf.configurations import Configuration, parse_configuration
+from dmf.data.catalogue import entries
 from dmf.errors import DmfError
 from dmf.settings import (
     ArchiveSource,
@@ -27,6 +28,7 @@ from dmf.settings import (
     Focal,
     FolderSource,
     Fusion,
+    ImageSize,
     Losses,
     Model,
     Name,
@@ -93,7 +95,7 @@ class DownloadParameters(Settings):
 class FilterParameters(Settings):
     """What the filter step needs."""
 
-    image_size: int
+    image_size: ImageSize
     filter: Filter
 
 
@@ -156,6 +158,12 @@ class Study(Settings):
                 raise ValueError(
                     f"study.datasets names {name!r}, which `datasets` does not describe. "
                     f"Described: {', '.join(self.datasets)}"
+                )
+        for name, source in self.datasets.items():
+            if isinstance(source, ArchiveSource) and source.kind not in entries():
+                raise ValueError(
+                    f"datasets.{name}.kind = {source.kind!r} is neither phantom nor folder nor a "
+                    f"set of the catalogue: {', '.join(entries())}"
                 )
         halvings = 2 ** len(self.model.filters)
         if self.data.image_size % halvings:

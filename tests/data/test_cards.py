@@ -9,8 +9,10 @@ from PIL import Image
 from dmf.data.cards import write_card
 from dmf.data.download import download
 from dmf.data.filtering import filter_dataset
+from dmf.data.raw import read_manifest
+from dmf.data.splits import assign
 from dmf.errors import DmfError
-from dmf.settings import Filter
+from dmf.settings import Filter, Split
 from dmf.study import DownloadParameters, FilterParameters
 
 from sets import png, scan, two_folders, write_zip
@@ -38,7 +40,8 @@ def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = make("mine", **own)
     for fact in ("| Images | 15 |", "CC BY 4.0", "Me, 2024", "1 exact and 0 near", "masks/9.png"):
         assert fact in text
-    assert re.search(r"\| grouped \| 0\.0 of \d+ \| 0\.0 \|", text)
+    assert "| Patients | not told |" in text
+    assert re.search(r"\| grouped \| 0\.0 of \d+ \| 0\.0 \| 0\.0 \|", text)
     assert "Phantom" not in text
     pictures = re.findall(r"\((\S+\.png)\)", text)
     assert len(pictures) == 3
@@ -46,6 +49,31 @@ def test_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with Image.open(Path("cards") / picture) as image:
             image.verify()
     assert len(list(Path("cards").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_a_card_tells_patients_and_what_a_naive_split_leaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve images of one patient, and eight of their own: counted from the splits themselves."""
+    monkeypatch.chdir(tmp_path)
+    members = two_folders("", count=20)
+    rows = [f"{n};{'same' if n <= 12 else n}" for n in range(1, 21)]
+    members["list.csv"] = "\n".join(["image;patient", *rows]).encode("utf-8-sig")
+    write_zip(tmp_path / "a.zip", members)
+    table = {"file": "list.csv", "patient": "patient"}
+    text = make("mine", kind="folder", archive="a.zip", table=table)
+    assert "| Patients | 9, with up to 12 images each |" in text
+    manifest = read_manifest("mine")
+    same = set(manifest.loc[manifest["patient"] == "same", "id"])
+    leaked = []
+    for seed in range(10):
+        subsets = assign(manifest, seed, Split())
+        tested = {i for i, subset in subsets.items() if subset == "test"} & same
+        trained = {i for i, subset in subsets.items() if subset == "train"} & same
+        leaked.append(len(tested) if trained else 0)
+    assert f"| naive | {sum(leaked) / 10:.1f} of 3 | {sum(leaked) / 10:.1f} |" in text
+    assert re.search(r"\| grouped \| 0\.0 of \d+ \| 0\.0 \| 0\.0 \|", text)
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """The download step: sources in order, trust, every published layout, all or nothing."""
 
-import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,8 +65,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that sets the places BUSC comes from."""
 
     def use(*new: Web | Kaggle) -> None:
-        origin = replace(catalogue.ORIGINS["busc"], places=new)
-        monkeypatch.setitem(catalogue.ORIGINS, "busc", origin)
+        entry = catalogue.entries()["busc"].model_copy(update={"places": list(new)})
+        monkeypatch.setitem(catalogue.entries(), "busc", entry)
 
     return use
 
@@ -308,7 +306,7 @@ def test_a_full_disk_is_named(home: Path, busc_zip: Path, monkeypatch: pytest.Mo
 def test_the_first_place_that_delivers_is_taken(busc_zip: Path, places: Any) -> None:
     content = busc_zip.read_bytes()
     with serve(Site(b"", "404")) as dead, serve(Site(content, "half", "whole")) as alive:
-        places(Kaggle("someone/busc"), Web(dead.address), Web(alive.address))
+        places(Kaggle(kaggle="someone/busc"), Web(address=dead.address), Web(address=alive.address))
         description = get("busc")
     assert description["address"] == alive.address
     assert description["checksum"] == "first use"
@@ -322,7 +320,7 @@ def test_the_first_place_that_delivers_is_taken(busc_zip: Path, places: Any) -> 
 def test_no_network_names_the_addresses_and_the_remedy(busc_zip: Path, places: Any) -> None:
     with serve(Site(b"")) as gone, serve(Site(b"", "503")) as busy:
         pass
-    places(Web(gone.address), Web(busy.address))
+    places(Web(address=gone.address), Web(address=busy.address))
     message = fails("busc could not be downloaded")
     for part in (gone.address, busy.address, "no connection", "DMF_BUSC_ARCHIVE", "datasets.busc"):
         assert part in message
@@ -333,7 +331,7 @@ def test_no_network_names_the_addresses_and_the_remedy(busc_zip: Path, places: A
 @pytest.mark.parametrize("act", ["page", "404", "503", "stall"])
 def test_a_server_that_does_not_deliver_is_explained(act: str, busc_zip: Path, places: Any) -> None:
     with serve(Site(b"x", act)) as site:
-        places(Web(site.address))
+        places(Web(address=site.address))
         message = fails("could not be downloaded")
         reason = {"page": "a web page", "stall": "no answer in time"}.get(act, act)
         assert reason in message
@@ -344,13 +342,13 @@ def test_a_server_that_does_not_deliver_is_explained(act: str, busc_zip: Path, p
 def test_a_published_checksum_is_compared(busc_zip: Path, places: Any) -> None:
     content = busc_zip.read_bytes()
     with serve(Site(content)) as site:
-        places(Web(site.address, sha256="0" * 64))
+        places(Web(address=site.address, sha256="0" * 64))
         message = fails("published one")
         assert sha256_file(busc_zip) in message
         assert not list(DOWNLOADS.glob("*.zip")), "a wrong archive must not be kept"
-        places(Web(site.address, sha256=sha256_file(busc_zip)))
+        places(Web(address=site.address, sha256=sha256_file(busc_zip)))
         assert get("busc")["checksum"] == "published"
-    places(Web("http://other.invalid", sha256=sha256_file(busc_zip)))
+    places(Web(address="http://other.invalid", sha256=sha256_file(busc_zip)))
     assert get("busc", archive=str(busc_zip))["checksum"] == "published"
 
 
@@ -358,7 +356,7 @@ def test_a_later_difference_is_an_error_that_says_so(
     home: Path, busc_zip: Path, places: Any
 ) -> None:
     with serve(Site(busc_zip.read_bytes())) as site:
-        places(Web(site.address))
+        places(Web(address=site.address))
         get("busc")
         shutil.rmtree(DOWNLOADS)
         shutil.rmtree(RAW / "busc")
@@ -373,7 +371,7 @@ def test_a_later_difference_is_an_error_that_says_so(
 
 def test_a_kept_archive_that_was_changed_is_noticed(busc_zip: Path, places: Any) -> None:
     with serve(Site(busc_zip.read_bytes())) as site:
-        places(Web(site.address))
+        places(Web(address=site.address))
         get("busc")
     shutil.rmtree(RAW / "busc")
     kept = next(DOWNLOADS.glob("*.zip"))
@@ -396,10 +394,10 @@ def test_a_bad_certificate_is_accepted_only_with_a_published_checksum(
         shutil.copy(busc_zip, target)
 
     monkeypatch.setattr(download, "fetch", fetch)
-    places(Web("https://example.invalid/a.zip"))
+    places(Web(address="https://example.invalid/a.zip"))
     fails("certificate")
     assert asked == [True]
-    places(Web("https://example.invalid/a.zip", sha256=sha256_file(busc_zip)))
+    places(Web(address="https://example.invalid/a.zip", sha256=sha256_file(busc_zip)))
     assert get("busc")["images"] == 12
     assert asked == [True, True, False]
 
@@ -408,7 +406,7 @@ def test_kaggle_needs_a_client_and_credentials(
     home: Path, busc_zip: Path, places: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.unpack_archive(busc_zip, home / "kaggle")
-    places(Kaggle("someone/busc"))
+    places(Kaggle(kaggle="someone/busc"))
     monkeypatch.setitem(__import__("sys").modules, "kagglehub", None)
     fails("needs the package kagglehub")
     known: list[object] = [None]
@@ -424,12 +422,3 @@ def test_kaggle_needs_a_client_and_credentials(
     client.dataset_download = lambda handle: 1 / 0
     shutil.rmtree(RAW / "busc")
     fails("its client failed")
-
-
-def test_every_published_set_is_described() -> None:
-    for name, origin in catalogue.ORIGINS.items():
-        assert origin.images > 0, name
-        assert origin.citation, name
-        assert origin.licence, name
-        assert all(str(p).startswith(("https://", "Kaggle ")) for p in origin.places), name
-    assert json.dumps(sorted(catalogue.ORIGINS)) == '["bus", "busc", "busi"]'

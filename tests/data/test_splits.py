@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmf.data import raw
-from dmf.data.splits import assign, leaked_images, separated_pairs, write_split
+from dmf.data.splits import (
+    assign,
+    blocks,
+    leaked_from_training,
+    leaked_images,
+    separated_pairs,
+    write_split,
+)
 from dmf.errors import DmfError
 from dmf.layout import RAW
 from dmf.outcomes import SUBSETS
@@ -83,6 +90,49 @@ def test_leaks_are_counted() -> None:
     manifest = a_set([["x", "x", "x"], ["x"], ["x", "x"]])
     subsets = pd.Series(["test", "train", "test", "test", "test", "test"], index=manifest["id"])
     assert leaked_images(manifest, subsets) == 2
+    assert separated_pairs(manifest, subsets) == 2
+
+
+def with_patients(manifest: pd.DataFrame, every: int) -> pd.DataFrame:
+    """Give each run of ``every`` images one patient, but for the last 10 images."""
+    patients = [f"p{place // every}" for place in range(len(manifest))]
+    patients[-10:] = [""] * 10
+    return manifest.assign(patient=patients)
+
+
+def test_blocks_are_what_patients_and_duplicates_link() -> None:
+    """Against links followed by hand."""
+    manifest = a_set([["x", "x"], ["x"], ["x"], ["x"], ["x"], ["x"]])
+    manifest["patient"] = ["a", "b", "b", "", "", "a", "c"]
+    assert blocks(manifest).tolist() == [0, 0, 0, 1, 2, 0, 3]
+    assert blocks(manifest.drop(columns="patient")).tolist() == manifest["group"].tolist()
+    assert blocks(manifest.assign(patient="")).tolist() == manifest["group"].tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_in_two_subsets_of_a_grouped_split(seed: int) -> None:
+    manifest = with_patients(like_busi(), 3)
+    known = manifest["patient"] != ""
+    for kind, most in (("grouped", 1), ("naive", 3)):
+        subset = assign(manifest, seed, split(kind)).to_numpy()
+        by_patient = pd.Series(subset)[known].groupby(manifest["patient"][known]).nunique()
+        assert by_patient.max() == most
+        by_group = pd.Series(subset).groupby(manifest["group"]).nunique()
+        assert (by_group.max() == 1) == (kind == "grouped")
+
+
+def test_without_patients_a_split_is_what_it_was() -> None:
+    manifest = like_busi()
+    for kind in KINDS:
+        before = assign(manifest, 0, split(kind))
+        assert assign(manifest.assign(patient=""), 0, split(kind)).equals(before)
+
+
+def test_leaks_into_training_are_told_from_those_elsewhere() -> None:
+    manifest = a_set([["x"], ["x"], ["x"], ["x"], ["x"]]).assign(patient=["a", "a", "b", "b", ""])
+    subsets = pd.Series(["test", "train", "test", "validation", "test"], index=manifest["id"])
+    assert leaked_images(manifest, subsets) == 2
+    assert leaked_from_training(manifest, subsets) == 1
     assert separated_pairs(manifest, subsets) == 2
 
 
@@ -165,7 +215,7 @@ def test_groups_too_large_for_the_sizes_stay_whole() -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="leave the validation subset empty"):
         assign(a_set([["x"]] * 3), 0, split("naive", 0.9, 0.05))
-    with pytest.raises(ValueError, match=r"30 images in 1 duplicate groups.*split.kind: naive"):
+    with pytest.raises(ValueError, match=r"30 images in 1 groups.*split.kind: naive"):
         assign(a_set([["x"] * 30]), 0, split("grouped"))
 
 
@@ -218,3 +268,81 @@ def test_a_damaged_manifest(text: str, stored: pd.DataFrame) -> None:
     (RAW / "mine" / "manifest.csv").write_text(text)
     with pytest.raises(DmfError, match=r"mine/manifest.csv is (damaged|not a manifest)"):
         write_split("mine", 0, Split())
+
+
+# A split of one's own
+
+
+def give(text: str, encoding: str = "utf-8", **changes: object) -> Split:
+    Path("own-mine-3.csv").write_bytes(text.encode(encoding))
+    values = {"kind": "given", "file": "own-{dataset}-{seed}.csv", **changes}
+    return Split.model_validate(values)
+
+
+def own(manifest: pd.DataFrame, separator: str = ",") -> list[str]:
+    subsets = assign(manifest, 5, split("grouped"))
+    lines = [f"{name}{separator}{subset}" for name, subset in reversed(list(subsets.items()))]
+    return [f"id{separator}subset", *lines]
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig")])
+def test_a_given_split_is_taken(separator: str, encoding: str, stored: pd.DataFrame) -> None:
+    said: list[str] = []
+    write_split("mine", 3, give("\r\n".join(own(stored, separator)), encoding), said.append)
+    written = Path("data/splits/mine/seed-03.csv").read_bytes()
+    write_split("mine", 5, split("grouped"))
+    assert written == Path("data/splits/mine/seed-05.csv").read_bytes()
+    assert said == []
+
+
+def test_a_given_split_that_separates_siblings_is_taken_with_a_note(stored: pd.DataFrame) -> None:
+    lines = own(stored)
+    lines[1:] = [line.rsplit(",", 1)[0] + f",{SUBSETS[n % 3]}" for n, line in enumerate(lines[1:])]
+    said: list[str] = []
+    thirds = {"train": 0.34, "validation": 0.33, "test": 0.33}
+    write_split("mine", 3, give("\n".join(lines), **thirds), said.append)
+    assert "pairs of images of the same patient or duplicate group" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda lines: lines[:-1], r"1 missing: "),
+        (lambda lines: [*lines, lines[1]], r"1 named twice: "),
+        (lambda lines: [*lines, "x,train"], r"1 not images of the set: x\n.*such as benign_0"),
+        (lambda lines: [*lines[:-1], lines[-1].split(",")[0] + ",val"], r"in no subset of train"),
+        (lambda lines: ["name,subset", *lines[1:]], r"header with the columns id, subset"),
+        (
+            lambda lines: [line.replace("train", "test") for line in lines],
+            r"puts 0% of the images into train, but split.train is 0.7",
+        ),
+    ],
+)
+def test_a_given_split_is_checked(
+    change: Callable[[list[str]], list[str]], match: str, stored: pd.DataFrame
+) -> None:
+    given = give("\n".join(change(own(stored))))
+    with pytest.raises(DmfError, match=rf"(?s)own-mine-3.csv.*{match}"):
+        write_split("mine", 3, given)
+    assert not Path("data/splits").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "given"},
+        {"file": "x.csv"},
+        {"kind": "given", "file": "x.csv"},
+        {"kind": "given", "file": "{seed}.csv", "per_seed": False},
+    ],
+)
+def test_a_split_and_its_file_belong_together(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"belong together|in its name"):
+        Split.model_validate(values)
+
+
+def test_the_file_is_the_project_s_wherever_the_study_works() -> None:
+    given = Split.model_validate({"kind": "given", "file": "own/{dataset}-{seed}.csv"})
+    assert given.seen_from(Path("/project")).path("busi", 7) == Path("/project/own/busi-7.csv")
+    assert Split().seen_from(Path("/project")) == Split()
+    assert Split().path("busi", 7) is None

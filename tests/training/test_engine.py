@@ -371,7 +371,8 @@ def test_scores_are_those_that_dmf_predict_gives(make, tmp_path, monkeypatch) ->
     network = UNet((4, 8), momentum=0.9)
     network.load_state_dict(engine.weights())
     network.eval()
-    monkeypatch.setattr(inference, "read_model", lambda _: (network, None))
+    model = inference.Model(tmp_path, network, description=None)
+    monkeypatch.setattr(inference, "read_model", lambda _: model)
     images = (engine.images[:, 0] * 255).round().to(torch.uint8).numpy()
     predicted = torch.from_numpy(inference.predict(tmp_path, images))
     counts = engine.confusion(np.arange(IMAGES)).counts

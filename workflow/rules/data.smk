@@ -49,9 +49,15 @@ rule filter:
         " > {log} 2> >(tee -a {log} >&2)"
 
 
+# A split of one's own is a file of the project's, wherever the study works.
+given_split = study.split.seen_from(Path(workflow.basedir))
+
+
 rule split:
     input:
         manifest="data/raw/{dataset}/manifest.csv",
+        given=lambda wildcards: given_split.path(wildcards.dataset, int(wildcards.seed))
+        or [],
     output:
         split="data/splits/{dataset}/seed-{seed}.csv",
     log:
@@ -62,7 +68,7 @@ rule split:
         mem_mb=500,
         runtime=10,
     params:
-        parameters=study.split.model_dump_json(),
+        parameters=given_split.model_dump_json(),
         code=code_hash("split"),
         seed=lambda wildcards: int(wildcards.seed),
     shell:

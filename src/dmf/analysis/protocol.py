@@ -36,6 +36,8 @@ def departures(parameters: ReportParameters) -> list[str]:
         found.append("preset `released`: the published notebook's hard losses")
     if parameters.split.kind == "grouped":
         found.append("duplicate-grouped split (the paper's is taken to be naive)")
+    if parameters.split.kind == "given":
+        found.append("a given split (the paper's is taken to be random)")
     if not parameters.split.per_seed:
         found.append("one split serves all seeds")
     return found + [f"`{setting}`" for setting in parameters.changed]
@@ -72,5 +74,5 @@ def data_note(parameters: ReportParameters, dataset: str) -> str:
     if parameters.kinds[dataset] == "phantom":
         return "Phantom data: synthetic images, not the paper's."
     if paper_dataset(parameters, dataset) is None:
-        return "Own data, not one of the paper's sets."
+        return "Other data: not one of the paper's sets."
     return reduction_note(parameters)

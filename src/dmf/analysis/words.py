@@ -37,7 +37,17 @@ EVALUATION_LABELS = {
     "settled": "median of the last fifth",
     "recalibrated": "recalibrated batch norm",
 }
-DATASET_LABELS = {"busi": "BUSI", "busc": "BUSC", "bus": "BUS", "phantom": "phantom"}
+DATASET_LABELS = {
+    "busi": "BUSI",
+    "busc": "BUSC",
+    "bus": "BUS",
+    "phantom": "phantom",
+    "bus_bra": "BUS-BRA",
+    "breast": "BrEaST",
+    "udiat": "UDIAT",
+    "bus_uclm": "BUS-UCLM",
+    "stu": "STU",
+}
 
 
 def dataset_label(dataset: str) -> str:

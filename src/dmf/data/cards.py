@@ -67,6 +67,7 @@ def _facts(
         ("Height", f"{height.min()} to {height.max()} pixels, median {height.median():g}"),
         ("Width", f"{width.min()} to {width.max()} pixels, median {width.median():g}"),
         ("Images with several masks, joined", str((manifest["masks"] > 1).sum())),
+        ("Patients", _patients(manifest)),
         (
             "Foreground",
             f"{(contents.masks > 0).mean():.1%} of all pixels at {size[0]}x{size[1]}",
@@ -77,6 +78,16 @@ def _facts(
         ("Licence", description["licence"]),
         ("Cite", description["citation"] or "nothing stated"),
     ]
+
+
+def _patients(manifest: pd.DataFrame) -> str:
+    known = manifest.loc[manifest["patient"] != "", "patient"]
+    if known.empty:
+        return "not told"
+    largest = known.value_counts().max()
+    missing = len(manifest) - len(known)
+    unknown = f"; of {missing} images not told" if missing else ""
+    return f"{known.nunique()}, with up to {largest} images each{unknown}"
 
 
 def _classes(manifest: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -94,17 +105,23 @@ def _duplicate_lines(
     report = description["duplicates"]
     lines = ["## Duplicates", ""]
     if pairs.empty:
-        return [*lines, f"None ({report['method']}, {report['threshold']}).", ""]
-    counts = pairs["kind"].value_counts()
-    lines += [
-        f"{counts.get('exact', 0)} exact and {counts.get('near', 0)} near pairs "
-        f"({report['method']}, {report['threshold']}): {report['images']} images in "
-        f"{report['groups']} groups, {report['groups_of_mixed_classes']} of them with images of "
-        "different classes.",
-        "",
-        *_table(_leaks(manifest)),
-        "",
-    ]
+        lines += [f"None ({report['method']}, {report['threshold']}).", ""]
+    else:
+        counts = pairs["kind"].value_counts()
+        lines += [
+            f"{counts.get('exact', 0)} exact and {counts.get('near', 0)} near pairs "
+            f"({report['method']}, {report['threshold']}): {report['images']} images in "
+            f"{report['groups']} groups, {report['groups_of_mixed_classes']} of them with images "
+            "of different classes.",
+            "",
+        ]
+    if len(set(splits.blocks(manifest))) < len(manifest):
+        lines += [
+            "Siblings are images of the same patient or of the same group of duplicates.",
+            "",
+            *_table(_leaks(manifest)),
+            "",
+        ]
     mixed = manifest.groupby("group").filter(lambda images: images["class"].nunique() > 1)
     for _, images in mixed.groupby("group"):
         lines.append(f"- of different classes: {', '.join(images['id'])}")
@@ -114,19 +131,25 @@ def _duplicate_lines(
 def _leaks(manifest: pd.DataFrame) -> list[tuple[str, ...]]:
     """Return, for both kinds of split, how much of the test subset is known from elsewhere."""
     rows: list[tuple[str, ...]] = [
-        (f"Split (70/15/15, mean of {SEEDS} seeds)", "Test images with a twin", "Pairs separated")
+        (
+            f"Split (70/15/15, mean of {SEEDS} seeds)",
+            "Test images with a sibling elsewhere",
+            "of these, in training",
+            "Pairs separated",
+        )
     ]
     for kind in ("naive", "grouped"):
         split = Split.model_validate({"kind": kind})
         try:
             subsets = [splits.assign(manifest, seed, split) for seed in range(SEEDS)]
         except ValueError:
-            rows.append((kind, "impossible", "impossible"))
+            rows.append((kind, *["impossible"] * 3))
             continue
         images = np.mean([splits.leaked_images(manifest, s) for s in subsets])
+        trained = np.mean([splits.leaked_from_training(manifest, s) for s in subsets])
         separated = np.mean([splits.separated_pairs(manifest, s) for s in subsets])
         of = np.mean([(s == "test").sum() for s in subsets])
-        rows.append((kind, f"{images:.1f} of {of:.0f}", f"{separated:.1f}"))
+        rows.append((kind, f"{images:.1f} of {of:.0f}", f"{trained:.1f}", f"{separated:.1f}"))
     return rows
 
 

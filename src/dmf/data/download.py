@@ -22,7 +22,8 @@ from filelock import FileLock
 from rich.console import Console
 
 from dmf.data import archives, phantom, raw, readers
-from dmf.data.catalogue import ORIGINS, Kaggle, Origin, Web
+from dmf.data.catalogue import Entry, Kaggle, Web, entries, reader_of, subjects_of
+from dmf.data.patients import describe_pairs
 from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json, write_json
@@ -70,7 +71,7 @@ def download(
             if not files.is_dir():
                 files = work / "unpacked"
                 archives.unpack(content.path, files)
-            description = _read(files, source, folder, parameters)
+            description = _read(files, source, folder, parameters, root)
             description |= {
                 "address": content.address,
                 "archive_sha256": content.sha256,
@@ -112,23 +113,34 @@ def _read(
     source: ArchiveSource | FolderSource,
     folder: Path,
     parameters: DownloadParameters,
+    root: Path,
 ) -> dict[str, Any]:
     """Bring the pairs in `files` into `folder`; return what the manifest says of the set."""
-    found = readers.find_pairs(files, source)
+    reader, subjects = reader_of(source), subjects_of(source)
+    found = readers.find_pairs(files, reader)
+    describe_pairs(found, subjects, root)
     if found.pairing == "sorted order":
         _say(
             "note: no names agree, so images and masks are paired by their order; look at the card"
         )
-    classes = len(source.class_values) if isinstance(source, FolderSource) else 2
+    classes = len(reader.class_values) if isinstance(reader, FolderSource) else 2
     writer = raw.RawWriter(folder, classes=classes)
 
     def bring(pair: readers.Pair) -> readers.UnusableError | None:
         try:
-            image, mask = readers.read_pair(pair, source)
+            image, mask = readers.read_pair(pair, reader)
         except readers.UnusableError as error:
             return error
         name = pair.image.relative_to(files).as_posix()
-        writer.add(pair.identifier, pair.lesion, image, mask, masks=len(pair.masks), source=name)
+        writer.add(
+            pair.identifier,
+            pair.lesion,
+            image,
+            mask,
+            masks=len(pair.masks),
+            source=name,
+            patient=pair.patient,
+        )
         return None
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -137,15 +149,21 @@ def _read(
                 found.complain(error.kind, error.path, error.detail)
     _judge(found, parameters.problems, writer.count)
     origin = _origin(source)
-    if isinstance(origin, Origin) and writer.count != origin.images:
+    if isinstance(origin, Entry) and writer.count != origin.images:
         _say(f"note: {origin.images} images were expected of this set, {writer.count} were read")
+    contents = writer.finish(parameters.duplicates.threshold, subjects.frames_per_lesion)
+    if contents.get("lesions_by_numbering") is False:
+        _say(
+            f"note: the names are no numbering of {subjects.frames_per_lesion} frames a lesion "
+            "that the duplicates confirm; a grouped split keeps duplicates together, no more"
+        )
     return {
         "licence": origin.licence,
         "citation": origin.citation,
         "pairing": found.pairing,
         "ignored": found.ignored,
         "problems": [asdict(problem) for problem in found.problems],
-        **writer.finish(parameters.duplicates.threshold),
+        **contents,
     }
 
 
@@ -169,18 +187,19 @@ def _judge(found: readers.Found, policy: str, usable: int) -> None:
     raise DmfError("\n".join([*lines, remedy]))
 
 
-def _origin(source: ArchiveSource | FolderSource) -> Origin | FolderSource:
-    return source if isinstance(source, FolderSource) else ORIGINS[source.kind]
+def _origin(source: ArchiveSource | FolderSource) -> Entry | FolderSource:
+    return source if isinstance(source, FolderSource) else entries()[source.kind]
 
 
 def _notice(dataset: str, source: ArchiveSource | FolderSource) -> str:
     origin = _origin(source)
-    title = f" ({origin.title})" if isinstance(origin, Origin) else ""
+    title = f" ({origin.title})" if isinstance(origin, Entry) else ""
     lines = [f"{dataset}{title}: licence {origin.licence}"]
     if origin.citation:
         lines.append(f"  cite: {origin.citation}")
-    if isinstance(origin, Origin):
+    if isinstance(origin, Entry):
         lines.append(f"  check both at the source: {origin.page}")
+        lines += [f"  note: {note}" for note in origin.notes]
     return "\n".join(lines)
 
 
@@ -200,7 +219,7 @@ def _local(dataset: str, source: ArchiveSource | FolderSource, root: Path) -> Co
     return Content(path, f"local: {path.name}", sha256, "published" if sha256 in known else "none")
 
 
-def _stated_checksums(origin: Origin | FolderSource) -> set[str | None]:
+def _stated_checksums(origin: Entry | FolderSource) -> set[str | None]:
     if isinstance(origin, FolderSource):
         return set()
     return {place.sha256 for place in origin.places if isinstance(place, Web)}
@@ -208,7 +227,7 @@ def _stated_checksums(origin: Origin | FolderSource) -> set[str | None]:
 
 def _fetched(dataset: str, source: ArchiveSource | FolderSource, policy: Policy) -> Content:
     """Return the archive from the first address that delivers one, kept in `data/downloads`."""
-    origin = ORIGINS[source.kind]
+    origin = entries()[source.kind]
     failures = []
     # What was fetched before is taken before any address is asked again.
     for place in sorted(origin.places, key=lambda place: not _kept(place).is_file()):
@@ -221,6 +240,12 @@ def _fetched(dataset: str, source: ArchiveSource | FolderSource, policy: Policy)
         if isinstance(place, Web) and place.sha256:
             return Content(path, str(place), sha256, "published")
         return Content(path, str(place), sha256, _compare_with_first_use(place, path, sha256))
+    if not failures:
+        raise DmfError(
+            f"{dataset} has no public address. Ask for it at {origin.page}, then name the archive "
+            f"or folder: DMF_{dataset.upper()}_ARCHIVE=/path/to/it, or datasets.{dataset}.archive "
+            "in params.yaml."
+        )
     raise DmfError(
         f"{dataset} could not be downloaded. Tried:\n" + "\n".join(failures) + "\n"
         f"Without a network, get the archive from {origin.page} on another machine and name it: "
@@ -270,7 +295,7 @@ def _kaggle(place: Kaggle) -> Path:
     try:
         if client.config.get_kaggle_credentials() is None:
             raise TransferError("no credentials of Kaggle were found (KAGGLE_USERNAME, KAGGLE_KEY)")
-        return Path(client.dataset_download(place.handle))
+        return Path(client.dataset_download(place.kaggle))
     except TransferError:
         raise
     except Exception as error:  # the client lets any error of its own through

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dmf import layout
 from dmf.data import duplicates
+from dmf.data.patients import by_numbering
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_json
 
@@ -29,6 +30,7 @@ COLUMNS: dict[str, type] = {
     "mask_sha256": str,
     "source": str,
 }
+PATIENT = "patient"  # the last column, where patients are known
 
 
 def hash_pixels(image: Image) -> str:
@@ -63,7 +65,15 @@ class RawWriter:
         return len(self._images)
 
     def add(
-        self, identifier: str, lesion: str, image: Image, mask: Image, *, masks: int, source: str
+        self,
+        identifier: str,
+        lesion: str,
+        image: Image,
+        mask: Image,
+        *,
+        masks: int,
+        source: str,
+        patient: str = "",
     ) -> None:
         """Write a grey image and its mask of class indices (both uint8, H x W)."""
         _write_png(self._folder / "images" / f"{identifier}.png", image)
@@ -78,28 +88,37 @@ class RawWriter:
             "foreground": round(np.count_nonzero(mask) / mask.size, 6),
             "mask_sha256": hash_pixels(mask),
             "source": source,
+            PATIENT: patient,
         }
         self._images.append((row, duplicates.fingerprint(image)))
 
-    def finish(self, threshold: float) -> dict[str, Any]:
+    def finish(self, threshold: float, frames_per_lesion: int | None = None) -> dict[str, Any]:
         """Write `manifest.csv` and `duplicates.csv`; return what sums the set up.
 
-        Images are near duplicates if, aligned, they correlate above `threshold`.
+        Images are near duplicates if, aligned, they correlate above `threshold`. Where so many
+        frames of each lesion are said to follow one another, and the duplicates agree, the lesion
+        stands in the column patient.
         """
         self._images.sort(key=lambda image: str(image[0]["id"]))
         rows, fingerprints = zip(*self._images, strict=True)
         manifest = pd.DataFrame(rows)
         pairs = duplicates.find(fingerprints, manifest["sha256"].tolist(), threshold)
         manifest["group"] = duplicates.groups(len(manifest), pairs)
+        lesions = None
+        if frames_per_lesion is not None:
+            lesions = by_numbering(manifest["id"].tolist(), pairs, frames_per_lesion)
+            manifest[PATIENT] = lesions or manifest[PATIENT]
+        columns = [*COLUMNS, *([PATIENT] if (manifest[PATIENT] != "").any() else [])]
         for name in ("first", "second"):
             pairs[name] = manifest["id"].to_numpy()[pairs[name]]
-        for name, table in (("manifest", manifest[list(COLUMNS)]), ("duplicates", pairs)):
+        for name, table in (("manifest", manifest[columns]), ("duplicates", pairs)):
             table.to_csv(self._folder / f"{name}.csv", index=False, lineterminator="\n")
         members = manifest.groupby("group").agg(images=("id", "size"), classes=("class", "nunique"))
         several = members[members["images"] > 1]
         return {
             "images": len(manifest),
             "classes": len(self._levels),
+            **({} if frames_per_lesion is None else {"lesions_by_numbering": lesions is not None}),
             "contents_sha256": sha256_json(
                 manifest[["id", "sha256", "mask_sha256"]].to_dict("list")
             ),
@@ -115,17 +134,24 @@ class RawWriter:
 
 
 def read_manifest(dataset: str) -> pd.DataFrame:
-    """Return `manifest.csv` with its columns typed; raises DmfError if missing or damaged."""
+    """Return `manifest.csv` with its columns typed, and the patients, "" where unknown.
+
+    Raises DmfError if it is missing or damaged.
+    """
     path = layout.manifest(dataset)
     try:
-        manifest = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
+        manifest = pd.read_csv(path, dtype={**COLUMNS, PATIENT: str}, keep_default_na=False)
     except FileNotFoundError:
-        raise DmfError(f"{path} does not exist. Download the set first: dmf download") from None
+        raise DmfError(
+            f"{path} does not exist. Download the set first: dmf download {dataset}"
+        ) from None
     except ValueError as error:
         raise DmfError(
             f"{path} is damaged ({error}). Delete {path.parent} and download again."
         ) from None
-    if list(manifest.columns) != list(COLUMNS) or manifest.empty:
+    if PATIENT not in manifest:
+        manifest[PATIENT] = ""
+    if list(manifest.columns) != [*COLUMNS, PATIENT] or manifest.empty:
         raise DmfError(
             f"{path} is not a manifest with the columns {', '.join(COLUMNS)}. "
             f"Delete {path.parent} and download again."

@@ -47,12 +47,13 @@ class UnusableError(DmfError):
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file, the mask files that belong to it, and the class of the image."""
+    """An image file, the mask files that belong to it, its class, and its patient if known."""
 
     identifier: str
     lesion: str
     image: Path
     masks: tuple[Path, ...]
+    patient: str = ""
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """Train, validation and test subsets: stratified, reproducible everywhere, optionally leak-free.
 
+What belongs together is a block: images that duplicates or a patient link, directly or through
+others.
+
 Order comes from hashes of the seed and the image's name, not from a generator: it is the same on
 every platform and with every version of every library, and does not depend on the order of files.
 """
@@ -8,29 +11,46 @@ import hashlib
 from collections import Counter, defaultdict
 from itertools import combinations
 from math import floor
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from dmf import layout
 from dmf.data import raw
-from dmf.errors import DmfError
+from dmf.data.tables import read_table
+from dmf.errors import DmfError, Log
 from dmf.files import atomic_path
 from dmf.outcomes import SUBSETS
 from dmf.settings import Split
 
+FITS = 0.05  # how far the shares of a given split may be from the fractions that are set
 Room = dict[str, Counter[str]]  # how many images of a class (first key) a subset still takes
 
 
-def write_split(dataset: str, seed: int, split: Split) -> None:
+def write_split(dataset: str, seed: int, split: Split, log: Log = print) -> None:
     """Write `data/splits/<dataset>/seed-NN.csv` (id, subset), in the order of the manifest.
 
-    Raises DmfError if the set is missing or too small to fill every subset.
+    A given split is read from its file and checked. Raises DmfError if the set is missing or too
+    small to fill every subset, or if the file is not a split of it.
     """
     manifest = raw.read_manifest(dataset)
+    path = split.path(dataset, seed)
     try:
-        subsets = assign(manifest, seed if split.per_seed else 0, split)
+        if path is None:
+            subsets = assign(manifest, seed if split.per_seed else 0, split)
+        else:
+            subsets = _given(path, manifest, split)
     except ValueError as error:
         raise DmfError(f"{dataset}: {error}") from None
+    if path is not None and (separated := separated_pairs(manifest, subsets)):
+        log(
+            f"note: {path} puts {separated} pairs of images of the same patient or duplicate group "
+            "into different subsets"
+        )
     with atomic_path(layout.split(dataset, seed)) as temporary:
         subsets.to_csv(temporary, lineterminator="\n")
 
@@ -38,20 +58,20 @@ def write_split(dataset: str, seed: int, split: Split) -> None:
 def assign(manifest: pd.DataFrame, seed: int, split: Split) -> pd.Series:
     """Return the subset of every image, indexed by id; raises ValueError if one would be empty.
 
-    `manifest` has the columns id, class and group. The sizes are the fractions of the whole set,
-    rounded by largest remainder (647 images: 453, 97, 97), and every class is divided in the same
-    proportions, to within one image.
+    `manifest` has the columns id, class and group, and patient where it is known. The sizes are the
+    fractions of the whole set, rounded by largest remainder (647 images: 453, 97, 97), and every
+    class is divided in the same proportions, to within one image.
 
-    `naive` ignores the groups. `grouped` never separates a group: groups of several images are
-    placed first, single images then fill what is left. The sizes stay exact unless the groups are
-    too large for them.
+    `naive` ignores what belongs together. `grouped` never separates a block: blocks of several
+    images are placed first, single images then fill what is left. The sizes stay exact unless the
+    blocks are too large for them.
     """
     lesions = dict(zip(manifest["id"], manifest["class"], strict=True))
     shuffled = sorted(lesions, key=lambda identifier: _digest(f"{seed}/{identifier}"))
     room = _quotas(shuffled, lesions, split)
     subsets: dict[str, str] = {}
     if split.kind == "grouped":
-        group_of = dict(zip(manifest["id"], manifest["group"], strict=True))
+        group_of = dict(zip(manifest["id"], blocks(manifest), strict=True))
         groups = defaultdict(list)
         for identifier in shuffled:
             groups[group_of[identifier]].append(identifier)
@@ -66,28 +86,87 @@ def assign(manifest: pd.DataFrame, seed: int, split: Split) -> pd.Series:
     for subset in SUBSETS:
         if subset not in subsets.values():
             raise ValueError(
-                f"{len(manifest)} images in {manifest['group'].nunique()} duplicate groups leave "
-                f"the {subset} subset empty. Use more images, a larger fraction, or "
-                "split.kind: naive."
+                f"{len(manifest)} images in {len(set(blocks(manifest)))} groups (of duplicates "
+                f"and patients) leave the {subset} subset empty. Use more images, a larger "
+                "fraction, or split.kind: naive."
             )
     return pd.Series(subsets, name="subset").reindex(manifest["id"])
 
 
+def blocks(manifest: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return a number for each image: those that a patient or duplicates link have the same."""
+    images = np.arange(len(manifest))
+    links = [(images, pd.factorize(manifest["group"])[0])]
+    if "patient" in manifest:
+        patients = pd.factorize(manifest["patient"])[0]
+        known = (manifest["patient"] != "").to_numpy()
+        links.append((images[known], patients[known] + len(manifest)))
+    first, second = (np.concatenate(side) for side in zip(*links, strict=True))
+    size = 3 * len(manifest)  # images, groups, patients
+    graph = sparse.csr_array((np.ones(len(first)), (first, second + len(manifest))), (size, size))
+    _, labels = connected_components(graph, directed=False)
+    return pd.factorize(labels[: len(manifest)])[0].astype(np.int64)
+
+
 def leaked_images(manifest: pd.DataFrame, subsets: pd.Series) -> int:
-    """Return how many test images have a duplicate outside the test subset."""
-    subset = manifest["id"].map(subsets)
-    elsewhere = set(manifest.loc[subset != "test", "group"])
-    return int(manifest.loc[subset == "test", "group"].isin(elsewhere).sum())
+    """Return how many test images have one of their block outside the test subset."""
+    return _with_sibling(manifest, subsets, ("train", "validation"))
+
+
+def leaked_from_training(manifest: pd.DataFrame, subsets: pd.Series) -> int:
+    """Return how many test images have one of their block in the training subset."""
+    return _with_sibling(manifest, subsets, ("train",))
 
 
 def separated_pairs(manifest: pd.DataFrame, subsets: pd.Series) -> int:
-    """Return how many pairs of images of one group lie in two subsets."""
+    """Return how many pairs of images of one block lie in two subsets."""
     subset = manifest["id"].map(subsets)
     return sum(
         first != second
-        for _, members in subset.groupby(manifest["group"])
+        for _, members in subset.groupby(blocks(manifest))
         for first, second in combinations(members, 2)
     )
+
+
+def _with_sibling(manifest: pd.DataFrame, subsets: pd.Series, where: tuple[str, ...]) -> int:
+    subset, block = manifest["id"].map(subsets).to_numpy(), blocks(manifest)
+    return int(np.isin(block[subset == "test"], block[np.isin(subset, where)]).sum())
+
+
+def _given(path: Path, manifest: pd.DataFrame, split: Split) -> pd.Series:
+    """Read a split of one's own; raises DmfError unless it names every image once, and fits."""
+    subsets: dict[str, str] = {}
+    wrong: dict[str, list[str]] = defaultdict(list)
+    known = set(manifest["id"])
+    for row in read_table(path, ("id", "subset")):
+        identifier, subset = row["id"], row["subset"]
+        if identifier not in known:
+            wrong["not images of the set"].append(identifier)
+        elif identifier in subsets:
+            wrong["named twice"].append(identifier)
+        elif subset not in SUBSETS:
+            wrong[f"in no subset of {', '.join(SUBSETS)}"].append(f"{identifier} ({subset})")
+        subsets[identifier] = subset
+    wrong["missing"] = sorted(known - subsets.keys())
+    lines = [
+        f"  {len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names
+    ]
+    if lines:
+        raise DmfError(
+            f"{path} is not a split of this set:\n"
+            + "\n".join(lines)
+            + f"\nName each image once, as the column id of its manifest.csv does (such as "
+            f"{manifest['id'].iloc[0]})."
+        )
+    for name in SUBSETS:
+        wanted = getattr(split, name)
+        share = sum(subset == name for subset in subsets.values()) / len(subsets)
+        if abs(share - wanted) > FITS:
+            raise DmfError(
+                f"{path} puts {share:.0%} of the images into {name}, but split.{name} is {wanted}, "
+                "which the statistics go by. Set the fractions to those of the file."
+            )
+    return pd.Series(subsets, name="subset").rename_axis("id").reindex(manifest["id"])
 
 
 def _quotas(shuffled: list[str], lesions: dict[str, str], split: Split) -> Room:

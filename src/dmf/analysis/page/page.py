@@ -24,7 +24,7 @@ from dmf.analysis.verdict.judgements import judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
-from dmf.study import ReportParameters
+from dmf.study import PAPER_DATASETS, ReportParameters
 
 # Which figures stand in which part of a data set's story; the rest stand with the training.
 _PARTS = {
@@ -130,8 +130,12 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
     """Return what a reader must know before any number."""
     banners = []
     kinds = {
-        kind: [dataset_label(name) for name, its in parameters.kinds.items() if its == kind]
-        for kind in ("phantom", "folder")
+        kind: [
+            dataset_label(name)
+            for name, its in parameters.kinds.items()
+            if its == kind or (kind == "others" and its not in ("phantom", *PAPER_DATASETS))
+        ]
+        for kind in ("phantom", "others")
     }
     if kinds["phantom"]:
         text = (
@@ -139,12 +143,12 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
             "works and how the method behaves; their scores are not compared with the paper's."
         )
         banners.append({"kind": "phantom", "head": "Phantom data.", "text": text})
-    if kinds["folder"]:
+    if kinds["others"]:
         text = (
-            f"The images of {listed(kinds['folder'])} are not the paper's; their scores are not "
+            f"The images of {listed(kinds['others'])} are not the paper's; their scores are not "
             "compared with it."
         )
-        banners.append({"kind": "own", "head": "Own data.", "text": text})
+        banners.append({"kind": "own", "head": "Other data.", "text": text})
     if reduced := reductions(parameters):
         text = f"Smaller than the paper's study: {', '.join(reduced)}."
         banners.append({"kind": "reduced", "head": "Reduced study.", "text": text})

@@ -1,0 +1,81 @@
+"""Arguments that several commands of `dmf` take, and the study that they name."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from dmf import layout
+from dmf.errors import DmfError
+from dmf.provenance import foreign_code
+from dmf.settings import Name, Settings
+from dmf.study import Study
+
+T = TypeVar("T", bound=Settings)
+
+
+def name(value: str) -> str:
+    """Let names pass that are those of a data set: they become folders."""
+    try:
+        return TypeAdapter(Name).validate_python(value)
+    except ValidationError:
+        raise typer.BadParameter(f"{value!r} is no name of a data set, such as busi") from None
+
+
+def _with_its_own_code(params: Path) -> Path:
+    """Refuse to work on a project whose code is not this code; raises DmfError."""
+    refuse_foreign_code(params.parent)
+    return params
+
+
+def refuse_foreign_code(project: Path, code: str | None = None) -> None:
+    """Raise DmfError if a project's code is not the one that runs, as `foreign_code` tells it."""
+    problem = foreign_code(project, code)
+    if problem is not None:
+        raise DmfError(problem)
+
+
+Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
+Overlay = Annotated[
+    list[Path] | None,
+    typer.Option("--overlay", help="Laid over the study, in order, e.g. config/demo.yaml."),
+]
+
+
+Dataset = Annotated[str, typer.Argument(callback=name)]
+Seed = Annotated[int, typer.Argument(min=0, max=99)]
+Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
+Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
+ROOT_PARAMS = Path("params.yaml")
+
+
+def enter_study(params: Path, overlay: list[Path] | None) -> Study:
+    """Load the study and enter its working directory."""
+    study = Study.load(params, *(overlay or []))
+    workdir = params.parent / study.grid.workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    os.chdir(workdir)
+    return study
+
+
+def parameters_of(
+    model: type[T],
+    text: str | None,
+    params: Path,
+    overlay: list[Path] | None,
+    take: Callable[[Study], T],
+) -> T:
+    """Return a step's parameters: those in the JSON `text`, else what `take` takes of the study."""
+    return take(enter_study(params, overlay)) if text is None else model.model_validate_json(text)
+
+
+def model_at(named: Path, params: Path, overlay: list[Path] | None) -> Path:
+    """Return the run folder or model file that is meant: as it is, or in the study's folder."""
+    if named.exists() or named.is_absolute() or not params.exists():
+        return named
+    workdir = params.parent / Study.load(params, *(overlay or [])).grid.workdir
+    there = [workdir / layout.MODELS / named, workdir / named]
+    return next((path for path in there if path.exists()), named)
