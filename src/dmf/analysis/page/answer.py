@@ -95,7 +95,7 @@ def _of_one(headline: Headline, parameters: ReportParameters) -> Answer:
         interval,
         "" if paper is None else points(paper),
         [first, _second(headline)],
-        outcome_word(reading.outcome),
+        outcome_word(headline.outcome),
         epochs_word(headline),
         _scale(reading.difference, (reading.low, reading.high), paper, parameters.report.margin),
     )

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from dmf.analysis.figures import catalogue
 from dmf.analysis.page import answer, claim_rows, comparison_tables, looks, methods, origins
-from dmf.analysis.page.pictures import Picture, embedded
+from dmf.analysis.page.pictures import embedded
 from dmf.analysis.paper import audit
 from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions, settings_note
 from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
-from dmf.analysis.verdict.comparisons import across_datasets
+from dmf.analysis.verdict.comparisons import across_datasets, compare
 from dmf.analysis.verdict.headline import headline
 from dmf.analysis.verdict.judgements import judge
 from dmf.analysis.words import count, dataset_label, listed
@@ -69,14 +69,21 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
     """Gather everything both templates show."""
     names = parameters.grid.datasets
     judgements = judge(results, histories(parameters.grid), parameters)
-    found = [headline(results, parameters, name) for name in names]
+    pairs = {name: compare(results, parameters, name) for name in names}
+    found = [headline(results, parameters, name, pairs[name]) for name in names]
     headlines = [each for each in found if each is not None]
     pooled = across_datasets(results, parameters)
     drawn = catalogue.read_captions(folder / FIGURES.name)
     files = {e: folder / FIGURES.name / f"{e.name}.png" for e in drawn if not e.left_out}
     main = [file for entry, file in files.items() if entry.kind == "seeds"]
     pictures = {file.stem: it for file, it in embedded(list(files.values()), main).items()}
-    datasets = [_dataset(results, parameters, name, drawn, pictures) for name in names]
+    datasets = [
+        _dataset(results, parameters, name, pairs[name], [e for e in drawn if e.dataset == name])
+        for name in names
+    ]
+    for dataset in datasets:
+        for entries in dataset["figures"].values():
+            entries[:] = [{**vars(entry), "picture": pictures[entry.name]} for entry in entries]
     sets = comparison_tables.over_sets(headlines, pooled, parameters) if names[1:] else None
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
@@ -158,15 +165,14 @@ def _dataset(
     results: pd.DataFrame,
     parameters: ReportParameters,
     dataset: str,
-    drawn: list[catalogue.FigureEntry],
-    pictures: dict[str, Picture],
+    pairs: pd.DataFrame,
+    entries: list[catalogue.FigureEntry],
 ) -> dict[str, Any]:
     """Return tables and figures of one dataset, by the part of its story they belong to."""
-    entries = [entry for entry in drawn if entry.dataset == dataset]
     note = data_note(parameters, dataset)
     figures = {
         part: [
-            {**vars(entry), "picture": pictures[entry.name]}
+            entry
             for kind in kinds
             for entry in entries
             if entry.kind == kind and not entry.left_out
@@ -178,10 +184,10 @@ def _dataset(
         "label": dataset_label(dataset),
         "tag": note.partition(":")[0].rstrip("."),
         "is_the_papers": paper_dataset(parameters, dataset) is not None,
-        "main": comparison_tables.main_table(results, parameters, dataset),
+        "main": comparison_tables.main_table(results, parameters, dataset, pairs),
         "tables": {
             "scores": score_tables(results, parameters, dataset),
-            "differences": comparison_tables.comparison_tables(results, parameters, dataset),
+            "differences": comparison_tables.comparison_tables(pairs, parameters),
             "training": [],
         },
         "figures": figures,
