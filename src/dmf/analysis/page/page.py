@@ -4,6 +4,7 @@ It tells a story: the answer, the scores behind it, the differences, the course 
 the paper's claims, what could explain a gap, the audit, and how all of it was made.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
 from dmf.analysis.verdict.comparisons import across_datasets, compare
 from dmf.analysis.verdict.headline import headline
-from dmf.analysis.verdict.judgements import judge
+from dmf.analysis.verdict.judgements import Judgement, judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
@@ -84,6 +85,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
     for dataset in datasets:
         for entries in dataset["figures"].values():
             entries[:] = [{**vars(entry), "picture": pictures[entry.name]} for entry in entries]
+    is_judged = answer.is_judged(parameters)
     sets = comparison_tables.over_sets(headlines, pooled, parameters) if names[1:] else None
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
@@ -96,13 +98,10 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "over_sets": sets,
         "across": comparison_tables.across(pooled),
         "headlines": claim_rows.headlines(judgements),
-        "is_judged": answer.is_judged(parameters),
+        "is_judged": is_judged,
         "checks": f"{count(len(judgements), 'check')} of "
         f"{count(len({j.id.partition('/')[0] for j in judgements}), 'claim')}",
-        "tallies": {
-            "Our runs": looks.tally(judgement.ours.outcome for judgement in judgements),
-            "The paper's own tables": looks.tally(j.paper.outcome for j in judgements),
-        },
+        "tallies": _tallies(judgements, is_judged=is_judged),
         "claims": claim_rows.grouped(judgements),
         "audit": audit.summary(),
         "explanations": _explanations(results, parameters),
@@ -114,6 +113,13 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "data_sets": [origins.data(parameters, name) for name in names],
         "mlflow": origins.mlflow(parameters),
     }
+
+
+def _tallies(judgements: Sequence[Judgement], *, is_judged: bool) -> dict[str, looks.Tally]:
+    """Count the verdicts on either side; on ours only if the study can judge any claim."""
+    ours = {"Our runs": looks.tally(judgement.ours.outcome for judgement in judgements)}
+    paper = {"The paper's own tables": looks.tally(j.paper.outcome for j in judgements)}
+    return (ours if is_judged else {}) | paper
 
 
 def _sections(datasets: list[dict[str, Any]]) -> dict[str, str]:
