@@ -27,6 +27,7 @@ _MEANS: dict[str, Any] = {
         "metrics.`seeds`",
         "metrics.`training_seconds_mean`",
     ],
+    "columnOrder": [f"tags.`{name}`" for name in ("dice", "cb_dice", "foreground_dice")],
     "columnWidths": {f"tags.`{name}`": 140 for name in ("dice", "cb_dice", "foreground_dice")},
     "chartsSearchFilter": "^test_(dice|cb_dice|foreground_dice)_mean$",
 }
