@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -114,6 +115,79 @@ def test_every_run_of_a_study_arrives_once_with_all_its_numbers(workdir: Path) -
         if seed is None:
             for metric, value in means[dataset][configuration].items():
                 assert found.metrics[f"test_{metric}_mean"][0] == pytest.approx(value, abs=1e-12)
+
+
+def asked(query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(DATABASE)) as database:
+        return database.execute(query).fetchall()
+
+
+def test_runs_name_their_data_set_and_took_as_long_as_the_training(workdir: Path) -> None:
+    study = small_study()
+    write_study(workdir, study)
+    deliver(study)
+    sha256 = json.loads(Path("data/filtered/phantom.json").read_text())["sha256"]
+    ((name, digest, kind, source, profile),) = asked(
+        "SELECT name, digest, dataset_source_type, dataset_source, dataset_profile FROM datasets"
+    )
+    assert (name, digest, kind) == ("phantom", sha256[:16], "local")
+    assert json.loads(source) == {"uri": "data/raw/phantom"}
+    assert json.loads(profile)["images"] == 40
+    inputs = {run for (run,) in asked("SELECT destination_id FROM inputs")}
+    runs = stored_in(DATABASE)
+    assert inputs == {run.run_id for run in runs}
+    spans = {
+        run: (start, end)
+        for run, start, end in asked("SELECT run_uuid, start_time, end_time FROM runs")
+    }
+    by_place = {run.place: run for run in runs}
+    for run in runs:
+        if run.place[2] is None:
+            seeds = [spans[by_place[(*run.place[:2], seed)].run_id] for seed in (0, 1)]
+            assert spans[run.run_id] == (min(s for s, _ in seeds), max(e for _, e in seeds))
+            assert run.metrics["training_seconds_mean"] == {0: 6.0}
+        else:
+            start, end = spans[run.run_id]
+            written = Cell(*run.place).record.stat().st_mtime  # type: ignore[arg-type]
+            assert abs(end - 1000 * written) < 1
+            assert abs(end - start - 6000) <= 1  # four epochs of 1.5 seconds each
+    parent = by_place["phantom", "fixed", None]
+    mean, std = (100 * parent.metrics[f"test_dice_{what}"][0] for what in ("mean", "std"))
+    assert parent.tags["dice"] == f"{mean:.2f} ± {std:.2f}"
+    assert f"| dice | {mean:.2f} ± {std:.2f} |" in parent.tags["mlflow.note.content"]
+
+
+def test_an_experiment_links_to_views_and_to_the_newest_report(workdir: Path) -> None:
+    study = small_study()
+    write_study(workdir, study)
+
+    def tags() -> dict[str, str]:
+        return dict(asked("SELECT key, value FROM experiment_tags WHERE experiment_id != 0"))
+
+    deliver(study)
+    assert "report" not in tags()["mlflow.note.content"]
+    page = Path("reports/index.html")
+    copy = Path("mlflow/artifacts/synthetic/phantom/report.html")
+    page.parent.mkdir(exist_ok=True)
+    for text in ("first", "second"):
+        page.write_text(text)
+        assert deliver(study).delivered == 0
+        assert copy.read_text() == text
+    note = tags()["mlflow.note.content"]
+    assert "[report](/api/2.0/mlflow-artifacts/artifacts/synthetic/phantom/report.html)" in note
+    linked = set(re.findall(r"viewStateShareKey=(\w+)", note))
+    assert linked == {"means", "seeds"}
+    metrics = {name for run in stored_in(DATABASE) for name in run.metrics}
+    named = {name for run in stored_in(DATABASE) for name in run.tags}
+    for name in linked:
+        view = json.loads(tags()[f"mlflow.sharedViewState.{name}"])
+        for column in view["selectedColumns"]:
+            kind, key = re.fullmatch(r"(\w+)\.`(.*)`", column).groups()  # type: ignore[union-attr]
+            assert (
+                key
+                in {"metrics": metrics, "tags": named, "attributes": {"Dataset", "Duration"}}[kind]
+            )
+        assert any(re.search(view["chartsSearchFilter"], metric) for metric in metrics)
 
 
 def test_a_second_delivery_adds_nothing_and_does_not_import_mlflow(

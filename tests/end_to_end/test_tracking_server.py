@@ -1,7 +1,11 @@
 """Deliveries to a real MLflow server that is killed and started again."""
 
+import re
+import sqlite3
 import threading
 import time
+import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +63,16 @@ def test_a_server_killed_while_runs_arrive_holds_every_metric_once_in_the_end(
         deliver()
         assert (said[1].failed, said[1].delivered + said[1].already_there) == (0, 16)
         assert said[1].already_there == there
+        page = workdir / "reports/index.html"
+        page.parent.mkdir()
+        page.write_text("the report")
+        deliver()
+        with closing(sqlite3.connect(database)) as connection:
+            query = "SELECT experiment_id, value FROM experiment_tags WHERE key LIKE '%note%'"
+            notes = [note for _, note in connection.execute(query) if "BUSI" in note]
+        (address,) = re.findall(r"\[report\]\((.*?)\)", notes[0])
+        with urllib.request.urlopen(server.uri + address) as answer:
+            assert answer.read() == b"the report"
         for run in stored_in(database):
             if run.place[0] == "busi" and run.place[2] is not None:
                 name = f"path=training_curve.svg&run_uuid={run.run_id}"

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from dmf.analysis.figures.catalogue import expected
+from dmf.analysis.figures.catalogue import TITLES, expected
 from dmf import layout
 from dmf.provenance import code_hash
 from dmf.training.devices import device_names, resolve
@@ -118,5 +118,5 @@ def figure_output(name):
         name,
         caption="../report/figure.rst",
         category=f"Figures: {dataset}",
-        labels={"figure": figure.replace("-", " ")},
+        labels={"figure": TITLES[figure]},
     )

@@ -77,6 +77,7 @@ rule report:
 rule track:
     input:
         all_metrics(DATASETS),
+        page="reports/index.html",  # which the description of each experiment links to
     output:
         "mlflow/tracked.json",
     log:

@@ -19,7 +19,6 @@ _MEANS: dict[str, Any] = {
     "orderByKey": "metrics.`test_dice_mean`",
     "orderByAsc": False,
     "selectedColumns": [
-        "attributes.`Dataset`",
         "attributes.`Duration`",
         "tags.`dice`",
         "tags.`cb_dice`",
@@ -28,6 +27,8 @@ _MEANS: dict[str, Any] = {
         "metrics.`seeds`",
         "metrics.`training_seconds_mean`",
     ],
+    "columnOrder": [f"tags.`{name}`" for name in ("dice", "cb_dice", "foreground_dice")],
+    "columnWidths": {f"tags.`{name}`": 140 for name in ("dice", "cb_dice", "foreground_dice")},
     "chartsSearchFilter": "^test_(dice|cb_dice|foreground_dice)_mean$",
 }
 _SEEDS: dict[str, Any] = {
@@ -61,18 +62,16 @@ def experiment_tags(
         return f"#/experiments/{experiment}/runs?viewStateShareKey={name}&compareRunsMode={mode}"
 
     links = [
-        f"[Means of the configurations]({link('means', 'TABLE')})",
-        f"[Bars of the means]({link('means', 'CHART')})",
-        f"[Curves of the seeds, by configuration]({link('seeds', 'CHART')})",
+        f"[means]({link('means', 'TABLE')})",
+        f"[bars of the means]({link('means', 'CHART')})",
+        f"[curves of the seeds]({link('seeds', 'CHART')})",
     ]
     if report:
-        links.insert(0, f"[The report]({report})")
-    note = data_note(study, dataset)
-    lines = [
-        f"**{dataset_label(dataset)}, study {study.grid.name}.** {note}".strip(),
-        settings_note(study) + ".",
-        " · ".join(links),
-    ]
+        links.insert(0, f"[report]({report})")
+    # MLflow shows the first line; the rest unfolds.
+    head = f"**{dataset_label(dataset)}, study {study.grid.name}**"
+    about = f"{data_note(study, dataset)} {settings_note(study)}.".strip()
+    lines = [" · ".join([head, *links]), about[0].upper() + about[1:]]
     views = {SHARED + name: json.dumps(view) for name, view in VIEWS.items()}
     return {NOTE: "\n\n".join(lines), **views}
 

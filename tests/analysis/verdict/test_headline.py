@@ -9,7 +9,8 @@ import pytest
 
 from dmf.analysis import results
 from dmf.analysis.verdict.comparisons import compare
-from dmf.analysis.verdict.headline import headline
+from dmf.analysis.verdict.headline import Headline
+from dmf.analysis.verdict.headline import headline as read
 from dmf.study import ReportParameters
 
 import synthetic
@@ -25,6 +26,10 @@ def runs(tmp_path: Path) -> tuple[pd.DataFrame, ReportParameters]:
     parameters = study.report_parameters()
     with chdir(tmp_path):
         return results.collect(parameters.grid, partial=False), parameters
+
+
+def headline(table: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Headline | None:
+    return read(table, parameters, dataset, compare(table, parameters, dataset))
 
 
 def shift(table: pd.DataFrame, evaluation: str, by: float) -> pd.DataFrame:
@@ -43,6 +48,7 @@ def test_it_is_the_recommended_combination_at_every_evaluation(
     assert list(found.readings) == ["last", "best", "settled", "recalibrated"]
     pairs = compare(table, parameters, "busi").set_index("configuration")
     assert found.primary.difference == pairs.loc["cb_dice-variance", "difference"]
+    assert found.outcome == pairs.loc["cb_dice-variance", "outcome"]
     assert found.paper == pytest.approx(0.0338)
     assert found.robust
     best = results.values(table, "busi", "dice", epoch_choice="best")

@@ -37,7 +37,7 @@ class FigureEntry:
 
 
 # In the order of the page.
-_TITLES = {
+TITLES = {
     "seeds": "every seed",
     "for-papers": "every seed, for a paper",
     "differences": "paired differences",
@@ -98,7 +98,7 @@ def write_all(
     with style.house_style():
         for dataset, kind in _planned(parameters):
             material = style.Material(results, epochs, parameters, dataset)
-            title = f"{material.label}: {_TITLES[kind]}"
+            title = f"{material.label}: {TITLES[kind]}"
             left_out = ""
             try:
                 drawing = draw[kind](material)
@@ -135,5 +135,5 @@ def _planned(parameters: ReportParameters) -> list[tuple[str, str]]:
         needs |= {"differences": has_pairs, "agreement": is_the_papers}
         # A figure without a head would not say that its images are synthetic.
         needs["for-papers"] = parameters.kinds[dataset] != "phantom"
-        found += [(dataset, kind) for kind in _TITLES if needs.get(kind, True)]
+        found += [(dataset, kind) for kind in TITLES if needs.get(kind, True)]
     return found

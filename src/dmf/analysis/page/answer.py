@@ -95,7 +95,7 @@ def _of_one(headline: Headline, parameters: ReportParameters) -> Answer:
         interval,
         "" if paper is None else points(paper),
         [first, _second(headline)],
-        outcome_word(reading.outcome),
+        outcome_word(headline.outcome),
         epochs_word(headline),
         _scale(reading.difference, (reading.low, reading.high), paper, parameters.report.margin),
     )
@@ -111,7 +111,7 @@ def _of_all(
     ends = (pooled["gain_low"], pooled["gain_high"])
     interval = _interval(*ends, parameters).replace("interval", "bootstrap interval")
     first = (
-        f"Over {names}, {_who(mine[0])} gains {points(pooled['gain'])} points of Dice over "
+        f"Over {names}, {_who(mine[0])} changes Dice by {points(pooled['gain'])} points against "
         f"{label(mine[0].reference).lower()} (interquartile mean of the paired differences, "
         f"{interval})."
     )
@@ -169,10 +169,10 @@ def _exclusions(reading: Reading) -> str:
     included = [part.what for part in reading.exclusions if not part.excluded]
     if not included:
         return f"The interval excludes {listed(excluded)}"
+    holds = f"neither {' nor '.join(included)}" if included[1:] else f"not {included[0]}"
     if not excluded:
-        first, *rest = included
-        return f"The interval excludes neither {first} nor {' nor '.join(rest)}"
-    return f"The interval excludes {listed(excluded)}, but not {listed(included)}"
+        return f"The interval excludes {holds}"
+    return f"The interval excludes {listed(excluded)}, but {holds}"
 
 
 def _scale(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
-from dmf.analysis.verdict.comparisons import FAMILIES, compare
+from dmf.analysis.verdict.comparisons import FAMILIES
 from dmf.analysis.verdict.headline import Headline
 from dmf.analysis.words import dataset_label, label, number, p_value
 from dmf.configurations import paper_configurations
@@ -34,14 +34,16 @@ def verdict_cell(word: str) -> Cell:
     return Cell(word, mark="verdict") if word else Cell()
 
 
-def main_table(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Table:
+def main_table(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str, found: pd.DataFrame
+) -> Table:
     """Return Dice and its difference to fixed weights, the paper's beside both.
 
     A row per configuration of the study; on other images than the paper's without its columns.
+    ``found`` is the table of :func:`~dmf.analysis.verdict.comparisons.compare`.
     """
     scores = {row.label: row.cells[0] for row in score_tables(results, parameters, dataset)[0].rows}
-    pairs = compare(results, parameters, dataset)
-    pairs = pairs[pairs["reference"] == "fixed"].set_index("configuration")
+    pairs = found[found["reference"] == "fixed"].set_index("configuration")
     beside = paper_dataset(parameters, dataset) is not None
     columns = ["Here", *["The paper", "Difference"] * beside]
     columns += ["Gain over fixed", *["Gain, paper"] * beside, "Outcome", "n"]
@@ -76,7 +78,7 @@ def over_sets(
         cells = [
             _estimate(pair, "gain"),
             signed(np.nan if headline.paper is None else 100 * headline.paper),
-            verdict_cell(outcome_word(reading.outcome)),
+            verdict_cell(outcome_word(headline.outcome)),
             verdict_cell({None: "", True: "robust", False: "depends"}[headline.robust]),
             whole(reading.n),
         ]
@@ -111,11 +113,8 @@ def _gains(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     return [gain, *theirs, verdict_cell(outcome_word(pair["outcome"]))]
 
 
-def comparison_tables(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str
-) -> list[Table]:
+def comparison_tables(found: pd.DataFrame, parameters: ReportParameters) -> list[Table]:
     """Return one table of paired differences in Dice per family of planned comparisons."""
-    found = compare(results, parameters, dataset)
     columns = ["Difference", "p", "Effect", "Wins", "Wilcoxon p", "Seeds needed", "Outcome"]
     made = []
     for family, pairs in found.groupby("family", sort=False):

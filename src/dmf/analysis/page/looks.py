@@ -26,6 +26,8 @@ _LOOKS = {
     "not testable": ("?", "none"),
 }
 
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
 Tally = list[tuple[str, int]]
 
 
@@ -48,10 +50,9 @@ def tally(words: Iterable[str]) -> Tally:
 
 def html(text: object) -> Markup:
     """Return text with `code` as HTML; a number stays on the line of its unit."""
-    safe = str(escape(text))
-    safe = re.sub(r"`([^`]*)`", r"<code>\1</code>", safe)
-    safe = re.sub(r"(?<=\d) (?=(%|points?|seeds?|epochs?)\b|%)", "\N{NO-BREAK SPACE}", safe)
-    return Markup(re.sub(r"\b([np]) ([=&<]) ?", "\\1\N{NO-BREAK SPACE}\\2 ", safe))
+    kept = re.sub(r"(?<=\d) (?=%|(points?|seeds?|epochs?|px)\b)", _NO_BREAK, str(text))
+    kept = re.sub(r"\b([np]) ([=<]) ", f"\\1{_NO_BREAK}\\2{_NO_BREAK}", kept)
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(kept))))
 
 
 def pages(text: str) -> str:

@@ -4,6 +4,7 @@ It tells a story: the answer, the scores behind it, the differences, the course 
 the paper's claims, what could explain a gap, the audit, and how all of it was made.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from dmf.analysis.figures import catalogue
 from dmf.analysis.page import answer, claim_rows, comparison_tables, looks, methods, origins
-from dmf.analysis.page.pictures import Picture, embedded
+from dmf.analysis.page.pictures import embedded
 from dmf.analysis.paper import audit
 from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions, settings_note
 from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
-from dmf.analysis.verdict.comparisons import across_datasets
+from dmf.analysis.verdict.comparisons import across_datasets, compare
 from dmf.analysis.verdict.headline import headline
-from dmf.analysis.verdict.judgements import judge
+from dmf.analysis.verdict.judgements import Judgement, judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
@@ -69,14 +70,22 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
     """Gather everything both templates show."""
     names = parameters.grid.datasets
     judgements = judge(results, histories(parameters.grid), parameters)
-    found = [headline(results, parameters, name) for name in names]
+    pairs = {name: compare(results, parameters, name) for name in names}
+    found = [headline(results, parameters, name, pairs[name]) for name in names]
     headlines = [each for each in found if each is not None]
     pooled = across_datasets(results, parameters)
     drawn = catalogue.read_captions(folder / FIGURES.name)
     files = {e: folder / FIGURES.name / f"{e.name}.png" for e in drawn if not e.left_out}
     main = [file for entry, file in files.items() if entry.kind == "seeds"]
     pictures = {file.stem: it for file, it in embedded(list(files.values()), main).items()}
-    datasets = [_dataset(results, parameters, name, drawn, pictures) for name in names]
+    datasets = [
+        _dataset(results, parameters, name, pairs[name], [e for e in drawn if e.dataset == name])
+        for name in names
+    ]
+    for dataset in datasets:
+        for entries in dataset["figures"].values():
+            entries[:] = [{**vars(entry), "picture": pictures[entry.name]} for entry in entries]
+    is_judged = answer.is_judged(parameters)
     sets = comparison_tables.over_sets(headlines, pooled, parameters) if names[1:] else None
     return {
         "title": f"Dynamic Memory Fusion, rerun: {parameters.grid.name}",
@@ -89,13 +98,10 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "over_sets": sets,
         "across": comparison_tables.across(pooled),
         "headlines": claim_rows.headlines(judgements),
-        "is_judged": answer.is_judged(parameters),
+        "is_judged": is_judged,
         "checks": f"{count(len(judgements), 'check')} of "
         f"{count(len({j.id.partition('/')[0] for j in judgements}), 'claim')}",
-        "tallies": {
-            "Our runs": looks.tally(judgement.ours.outcome for judgement in judgements),
-            "The paper's own tables": looks.tally(j.paper.outcome for j in judgements),
-        },
+        "tallies": _tallies(judgements, is_judged=is_judged),
         "claims": claim_rows.grouped(judgements),
         "audit": audit.summary(),
         "explanations": _explanations(results, parameters),
@@ -107,6 +113,13 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "data_sets": [origins.data(parameters, name) for name in names],
         "mlflow": origins.mlflow(parameters),
     }
+
+
+def _tallies(judgements: Sequence[Judgement], *, is_judged: bool) -> dict[str, looks.Tally]:
+    """Count the verdicts on either side; on ours only if the study can judge any claim."""
+    ours = {"Our runs": looks.tally(judgement.ours.outcome for judgement in judgements)}
+    paper = {"The paper's own tables": looks.tally(j.paper.outcome for j in judgements)}
+    return (ours if is_judged else {}) | paper
 
 
 def _sections(datasets: list[dict[str, Any]]) -> dict[str, str]:
@@ -162,15 +175,14 @@ def _dataset(
     results: pd.DataFrame,
     parameters: ReportParameters,
     dataset: str,
-    drawn: list[catalogue.FigureEntry],
-    pictures: dict[str, Picture],
+    pairs: pd.DataFrame,
+    entries: list[catalogue.FigureEntry],
 ) -> dict[str, Any]:
     """Return tables and figures of one dataset, by the part of its story they belong to."""
-    entries = [entry for entry in drawn if entry.dataset == dataset]
     note = data_note(parameters, dataset)
     figures = {
         part: [
-            {**vars(entry), "picture": pictures[entry.name]}
+            entry
             for kind in kinds
             for entry in entries
             if entry.kind == kind and not entry.left_out
@@ -182,10 +194,10 @@ def _dataset(
         "label": dataset_label(dataset),
         "tag": note.partition(":")[0].rstrip("."),
         "is_the_papers": paper_dataset(parameters, dataset) is not None,
-        "main": comparison_tables.main_table(results, parameters, dataset),
+        "main": comparison_tables.main_table(results, parameters, dataset, pairs),
         "tables": {
             "scores": score_tables(results, parameters, dataset),
-            "differences": comparison_tables.comparison_tables(results, parameters, dataset),
+            "differences": comparison_tables.comparison_tables(pairs, parameters),
             "training": [],
         },
         "figures": figures,

@@ -4,14 +4,14 @@ It is read at every evaluation of :mod:`dmf.outcomes` that the runs have. If all
 its labels the answer is robust; otherwise it depends on the epoch.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dmf.analysis.verdict.comparisons import compare
+from dmf.analysis.verdict.comparisons import Seeds, excludes
+from dmf.analysis.verdict.statistics import Comparison
 from dmf.outcomes import EVALUATIONS
 from dmf.study import ReportParameters
 
@@ -34,7 +34,6 @@ class Reading:
     difference: float
     low: float
     high: float
-    outcome: str
     exclusions: tuple[Exclusion, ...]
 
     @property
@@ -45,11 +44,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Headline:
-    """The difference on one data set; ``paper`` is the paper's own, None for other images."""
+    """The difference on one data set; ``paper`` is the paper's own, None for other images.
+
+    ``outcome`` is that of the planned comparison, which the primary evaluation decides.
+    """
 
     dataset: str
     candidate: str
     reference: str
+    outcome: str
     paper: float | None
     readings: dict[str, Reading]
 
@@ -69,51 +72,47 @@ class Headline:
         return len({reading.character for reading in self.readings.values()}) == 1
 
 
-def headline(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Headline | None:
+def headline(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str, pairs: pd.DataFrame
+) -> Headline | None:
     """Return the headline of ``dataset``; None if nothing there was compared with fixed weights.
 
-    Where the recommended combination was not run, the first adaptive one of the study stands in.
+    ``pairs`` is what :func:`~dmf.analysis.verdict.comparisons.compare` found there. Where the
+    recommended combination was not run, the first adaptive one of the study stands in.
     """
-    found: dict[str, Mapping[Any, Any]] = {}
-    for evaluation in EVALUATIONS:
-        table = compare(_read_as_last(results, evaluation), parameters, dataset)
-        table = table[(table["family"] == "dmf_over_fixed") & (table["n"] > 0)]
-        if len(table):
-            recommended = table["configuration"] == RECOMMENDED
-            found[evaluation] = table.iloc[int(np.argmax(recommended))].to_dict()
-    first = found.get(EVALUATIONS[0])
-    if first is None:
+    run = pairs[(pairs["family"] == "dmf_over_fixed") & (pairs["n"] > 0)]
+    if not len(run):
         return None
-    name, paper = first["configuration"], first["paper_difference"]
-    return Headline(
-        dataset,
-        name,
-        first["reference"],
-        None if pd.isna(paper) else float(paper),
-        {
-            evaluation: _reading(pair, parameters.report.margin)
-            for evaluation, pair in found.items()
-            if pair["configuration"] == name
-        },
-    )
+    pair = run.iloc[int(np.argmax(run["configuration"] == RECOMMENDED))]
+    paper = None if pd.isna(pair["paper_difference"]) else float(pair["paper_difference"])
+    readings = {}
+    for evaluation in EVALUATIONS:
+        chosen = _read_as_last(results, evaluation)
+        comparison = Seeds(chosen, pd.DataFrame(), parameters, dataset).contrast(
+            {pair["configuration"]: 1, pair["reference"]: -1},
+            "dice",
+            limit=0,
+            confidence=parameters.report.confidence,
+        )
+        if comparison is not None:
+            readings[evaluation] = _reading(comparison, parameters.report.margin, paper)
+    names = (pair["configuration"], pair["reference"], pair["outcome"])
+    return Headline(dataset, *names, paper, readings)
 
 
 def _read_as_last(results: pd.DataFrame, evaluation: str) -> pd.DataFrame:
     """Return the results with the scores of another evaluation in the place of the last epoch's."""
-    if evaluation == EVALUATIONS[0]:
-        return results
     chosen = results[results["epoch_choice"].isin([evaluation, ""])]
     return chosen.assign(epoch_choice=chosen["epoch_choice"].replace(evaluation, EVALUATIONS[0]))
 
 
-def _reading(pair: Mapping[Any, Any], margin: float) -> Reading:
-    low, high = pair["low"], pair["high"]
+def _reading(comparison: Comparison, margin: float, paper: float | None) -> Reading:
+    low, high = comparison.low, comparison.high
     gain = "half a point" if margin == 0.005 else f"{100 * margin:g} points"
     exclusions = [
-        Exclusion("zero", bool(low > 0 or high < 0)),
+        Exclusion("zero", excludes(comparison, 0)),
         Exclusion(f"a gain of {gain}", bool(high < margin)),
     ]
-    if not pd.isna(pair["paper_difference"]):
-        exclusions.append(Exclusion("the paper's gain", bool(pair["excludes_paper"])))
-    numbers = (float(pair["difference"]), float(low), float(high))
-    return Reading(int(pair["n"]), *numbers, str(pair["outcome"]), tuple(exclusions))
+    if paper is not None:
+        exclusions.append(Exclusion("the paper's gain", excludes(comparison, paper)))
+    return Reading(comparison.n, comparison.difference, low, high, tuple(exclusions))

@@ -1,0 +1,106 @@
+"""The answer: two sentences and one number, of one set or of several."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmf.analysis.page.answer import answer
+from dmf.analysis.page.comparison_tables import over_sets
+from dmf.analysis.verdict.comparisons import _ACROSS_COLUMNS
+from dmf.analysis.verdict.headline import Exclusion, Headline, Reading
+
+import synthetic
+
+NOT_POOLED = pd.DataFrame(columns=_ACROSS_COLUMNS)
+STUDY = synthetic.make_study({"busi": "busi", "busc": "busc", "phantom": "phantom"})
+PARAMETERS = STUDY.report_parameters()
+
+
+def reading(difference: float, *excluded: bool) -> Reading:
+    names = ("zero", "a gain of half a point", "the paper's gain")
+    parts = tuple(Exclusion(*pair) for pair in zip(names, excluded, strict=False))
+    return Reading(5, difference, difference - 0.01, difference + 0.01, parts)
+
+
+def headline(dataset: str, difference: float, paper: float | None = 0.0338) -> Headline:
+    same = reading(difference, False, False, True)
+    readings = {"last": same, "best": same}
+    return Headline(dataset, "cb_dice-variance", "fixed", "inconclusive", paper, readings)
+
+
+def test_one_set_is_answered_by_its_difference() -> None:
+    found = answer([headline("busi", -0.0012)], NOT_POOLED, PARAMETERS)
+    assert (found.number, found.paper, found.verdict, found.epochs) == (
+        *("−0.12", "+3.38", "undecided", "robust"),
+    )
+    assert found.sentences == [
+        "On BUSI, CB-Dice + Variance, the combination that the paper recommends, scores 0.12 "
+        "points of Dice below fixed weights (95 % interval −1.12 to +0.88, 5 seeds); the paper has "
+        "+3.38.",
+        "The interval excludes the paper's gain, but neither zero nor a gain of half a point; "
+        "the answer is robust: all 2 evaluations agree.",
+    ]
+    scale = found.scale
+    assert scale
+    assert scale.interval
+    assert scale.paper
+    places = [scale.interval[0], scale.estimate, scale.zero, scale.interval[1], scale.paper]
+    assert places == sorted(places)
+    assert 0 < places[0] < places[-1] < 100
+
+
+def test_an_epoch_that_says_otherwise_is_named() -> None:
+    one = headline("busi", 0.004)
+    other = replace(one, readings={**one.readings, "best": reading(-0.02, True, True, True)})
+    found = answer([other], NOT_POOLED, PARAMETERS)
+    assert found.epochs == "depends on the epoch"
+    assert found.sentences[1].endswith("depends on the epoch: it is −2.00 (best validation epoch).")
+
+
+def test_without_an_interval_nothing_is_decided() -> None:
+    single = Reading(1, 0.01, np.nan, np.nan, ())
+    found = answer(
+        [replace(headline("busi", 0.0), readings={"last": single})], NOT_POOLED, PARAMETERS
+    )
+    assert found.interval == found.epochs == ""
+    assert found.sentences[1] == (
+        "An interval needs at least two seeds, so that nothing is decided here."
+    )
+    assert answer([], NOT_POOLED, PARAMETERS).number == ""
+
+
+def test_phantoms_never_stand_for_the_papers_sets() -> None:
+    both = [headline("phantom", 0.05, None), headline("busi", 0.001)]
+    assert "On BUSI" in answer(both, NOT_POOLED, PARAMETERS).sentences[0]
+    alone = answer(both[:1], NOT_POOLED, PARAMETERS)
+    assert "On synthetic phantom images" in alone.sentences[0]
+    assert alone.paper == ""
+
+
+@pytest.fixture
+def pooled() -> pd.DataFrame:
+    row = dict.fromkeys(_ACROSS_COLUMNS, np.nan) | {
+        "configuration": "cb_dice-variance",
+        "datasets": 2,
+        "runs": 10,
+        "gain": 0.0123,
+        "gain_low": 0.005,
+        "gain_high": 0.02,
+    }
+    return pd.DataFrame([row])
+
+
+def test_several_sets_are_answered_together_and_listed(pooled: pd.DataFrame) -> None:
+    sets = [headline("busi", 0.01), headline("busc", 0.02), headline("phantom", 0.09, None)]
+    found = answer(sets, pooled, PARAMETERS)
+    assert found.number == "+1.23"
+    assert "Over BUSI and BUSC," in found.sentences[0]
+    assert "phantom" not in " ".join(found.sentences)
+    table = over_sets(sets, pooled, PARAMETERS)
+    assert [row.label for row in table.rows] == [
+        *("BUSI", "BUSC", "phantom", "Interquartile mean over 2 sets")
+    ]
+    assert [row.cells[0].text for row in table.rows] == ["+1.00", "+2.00", "+9.00", "+1.23"]
+    assert [row.cells[1].text for row in table.rows] == ["+3.38", "+3.38", "", ""]
