@@ -100,27 +100,35 @@ class Subjects(Settings):
 class ArchiveSource(Subjects):
     """A set of the catalogue: downloaded, or taken from a local archive or folder.
 
-    `kind` is its name in `data/catalogue.yaml`.
+    `kind` is its name in `data/catalogue.yaml`, which knows how it is read; a `mask_threshold` that
+    is given goes before the one there.
     """
 
     kind: Name
     archive: str | None = None
-    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
+    mask_threshold: Annotated[int, Field(ge=0, le=254)] | None = None
 
 
 class FolderSource(Subjects):
     """Somebody's own images and masks, from a folder or an archive.
 
-    Masks lie in a folder of their own (`masks`) or beside the images with `mask_suffix` added to
-    the stem. With two classes everything above `mask_threshold` is foreground; with more, the
-    grey values found in `class_values` (background first) are the classes.
+    Masks lie in a folder of their own (`masks`) or beside the images (`masks: null`), told by
+    `mask_prefix` and `mask_suffix`; what is left of their stems is the stem of the image without
+    `image_prefix`. Files whose names fit a pattern of `leave_out` (`*_other*`) are left out.
+    `resize_masks` brings masks of another size, but the same shape, to that of the image. With two
+    classes everything above `mask_threshold` is foreground; with more, the grey values found in
+    `class_values` (background first) are the classes.
     """
 
     kind: Literal["folder"]
     archive: str
     images: str = "images"
     masks: str | None = "masks"
+    image_prefix: str = ""
+    mask_prefix: str = ""
     mask_suffix: str = ""
+    leave_out: list[str] = []
+    resize_masks: bool = False
     mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
     class_values: list[Annotated[int, Field(ge=0, le=255)]] = [0, 255]
     licence: str = "not stated"
@@ -128,8 +136,10 @@ class FolderSource(Subjects):
 
     @model_validator(mode="after")
     def _masks_can_be_found(self) -> Self:
-        if self.masks is None and not self.mask_suffix:
-            raise ValueError("give `masks` (a folder) or `mask_suffix` (such as _mask)")
+        if self.masks is None and not self.mask_suffix and not self.mask_prefix:
+            raise ValueError(
+                "give `masks` (a folder), `mask_suffix` (such as _mask) or `mask_prefix`"
+            )
         if len(self.class_values) < 2 or len(set(self.class_values)) != len(self.class_values):
             raise ValueError("class_values needs at least two different grey values")
         return self

@@ -68,6 +68,8 @@ def reader_of(source: ArchiveSource | FolderSource) -> ArchiveSource | FolderSou
     reader = entries()[source.kind].reader
     if reader is None:
         return source
+    if source.mask_threshold is None:
+        return reader
     return reader.model_copy(update={"mask_threshold": source.mask_threshold})
 
 

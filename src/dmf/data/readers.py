@@ -3,9 +3,10 @@
 import io
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 BUSI_CLASSES = ("benign", "malignant")
 BUSI_IGNORED = "normal"
 LESION = "lesion"  # the class of images whose set does not tell
+THRESHOLD = 127  # grey values above it are foreground, where nothing else is said
 LARGEST = 64_000_000  # pixels of one image; more is taken for a decompression bomb
 
 
@@ -56,6 +58,29 @@ class Pair:
     patient: str = ""
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """What the stems of images and masks have around the name that they share."""
+
+    image_prefix: str = ""
+    mask_prefix: str = ""
+    mask_suffix: str = ""
+
+    def name_of_image(self, stem: str) -> str:
+        """Return the name in the stem of an image."""
+        return stem.removeprefix(self.image_prefix)
+
+    def name_of_mask(self, stem: str) -> str | None:
+        """Return the name in the stem of a mask; None if it is not spelt as a mask is."""
+        prefix, suffix = re.escape(self.mask_prefix), re.escape(self.mask_suffix)
+        number = r"(_\d+)?" if suffix else ""
+        match = re.fullmatch(rf"{prefix}(.+?){suffix}{number}", stem)
+        return match[1] if match else None
+
+
+BUSI_SPELLING = Spelling(mask_suffix="_mask")
+
+
 @dataclass
 class Found:
     """The pairs in a folder, how they were paired, what is wrong and what was left aside."""
@@ -84,20 +109,24 @@ def find_pairs(folder: Path, source: Source) -> Found:
     these are missing, ambiguous or cannot be paired, or if two images would share a name.
     """
     files = sorted(path for path in folder.rglob("*") if _is_image(path, folder))
-    if isinstance(source, FolderSource):
-        images = _find_folder(folder, files, source.images)
-        masks = _find_folder(folder, files, source.masks) if source.masks is not None else None
-        suffix = source.mask_suffix
-    elif source.kind == "busi":
-        return _checked(_busi(folder, files))
-    else:
+    if not isinstance(source, FolderSource):
+        if source.kind == "busi":
+            return _checked(_busi(folder, files))
         images, masks = _find_siblings(folder, files)
-        suffix = ""
-    if masks is None:
+        return _checked(_pair_folders(folder, files, images, masks, Spelling()))
+    ignored: Counter[str] = Counter()
+    for pattern in source.leave_out:
+        ignored[pattern] = sum(fnmatch(path.name, pattern) for path in files)
+        files = [path for path in files if not fnmatch(path.name, pattern)]
+    spelling = Spelling(source.image_prefix, source.mask_prefix, source.mask_suffix)
+    home = _find_folder(folder, files, source.images)
+    if source.masks is None:
         found = Found(folder)
-        _pair_beside(found, images, files, suffix)
+        _pair_beside(found, home, files, spelling)
     else:
-        found = _pair_folders(folder, files, images, masks, suffix)
+        masks = _find_folder(folder, files, source.masks)
+        found = _pair_folders(folder, files, home, masks, spelling)
+    found.ignored |= ignored
     return _checked(found)
 
 
@@ -113,6 +142,8 @@ def read_pair(pair: Pair, source: Source) -> tuple[Image, Image]:
     brightest = 0
     for path in pair.masks:
         values = read_grey(path)
+        if isinstance(source, FolderSource) and source.resize_masks:
+            values = _as_large(values, image)
         if values.shape != image.shape:
             sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (values, image))
             raise UnusableError("size mismatch", path, f"mask and image differ in size: {sizes}")
@@ -123,7 +154,7 @@ def read_pair(pair: Pair, source: Source) -> tuple[Image, Image]:
             "empty mask",
             pair.masks[0],
             f"no pixel of the mask is foreground (largest value {brightest}, "
-            f"mask_threshold {source.mask_threshold})",
+            f"mask_threshold {_threshold(source)})",
         )
     return image, mask
 
@@ -154,10 +185,19 @@ def read_grey(path: Path) -> Image:
         raise UnusableError("unreadable", path, f"cannot be read ({reason})") from None
 
 
+def _as_large(values: Image, image: Image) -> Image:
+    """Return a mask at the size of its image, if they have the same shape to a pixel or two."""
+    height, width = image.shape
+    if abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
+        return values
+    resized = PillowImage.fromarray(values).resize((width, height), PillowImage.Resampling.NEAREST)
+    return np.asarray(resized)
+
+
 def _classes_of(values: Image, path: Path, source: Source) -> Image:
     """Return the class index of every grey value of a mask."""
     if not isinstance(source, FolderSource) or len(source.class_values) == 2:
-        return (values > source.mask_threshold).astype(np.uint8)
+        return (values > _threshold(source)).astype(np.uint8)
     index_of = np.full(256, 255, dtype=np.uint8)
     index_of[source.class_values] = np.arange(len(source.class_values))
     classes = index_of[values]
@@ -169,6 +209,10 @@ def _classes_of(values: Image, path: Path, source: Source) -> Image:
             f"mask holds the grey values {seen}, but class_values are {source.class_values}",
         )
     return classes
+
+
+def _threshold(source: Source) -> int:
+    return THRESHOLD if source.mask_threshold is None else source.mask_threshold
 
 
 def _busi(folder: Path, files: list[Path]) -> Found:
@@ -183,32 +227,32 @@ def _busi(folder: Path, files: list[Path]) -> Found:
                 f"a set of kind busi needs one folder named {lesion!r} with images; "
                 f"found {len(homes[lesion])}.{_listing(folder, files)}"
             )
-        _pair_beside(found, homes[lesion].pop(), files, "_mask", lesion)
+        _pair_beside(found, homes[lesion].pop(), files, BUSI_SPELLING, lesion)
     normal = [path for path in files if path.parent.name.casefold() == BUSI_IGNORED]
-    images, _ = _apart(normal, "_mask")
+    images, _ = _apart(normal, BUSI_SPELLING)
     if images:
         found.ignored[BUSI_IGNORED] = len(images)
     return found
 
 
 def _pair_beside(
-    found: Found, home: Path, files: list[Path], suffix: str, lesion: str | None = None
+    found: Found, home: Path, files: list[Path], spelling: Spelling, lesion: str | None = None
 ) -> None:
-    """Pair images in `home` with the masks beside them, whose stems end in `suffix` (and _N)."""
-    images, masks = _apart(_inside(home, files), suffix)
+    """Pair images in `home` with the masks beside them, which are spelt as masks are."""
+    images, masks = _apart(_inside(home, files), spelling)
     for image in images:
-        own = masks.pop((image.parent, image.stem.casefold()), [])
+        own = masks.pop((image.parent, spelling.name_of_image(image.stem).casefold()), [])
         found.pairs.append(_pair(home, image, own, lesion))
     found.leave_over(masks.values())
 
 
 def _apart(
-    files: Iterable[Path], suffix: str
+    files: Iterable[Path], spelling: Spelling
 ) -> tuple[list[Path], dict[tuple[Path, str], list[Path]]]:
-    """Tell images from masks by the suffix; masks are keyed by folder and stem of their image."""
+    """Tell images from masks by their spelling; masks are keyed by folder and name."""
     images, masks = [], defaultdict(list)
     for path in files:
-        stem = _without(suffix, path.stem)
+        stem = spelling.name_of_mask(path.stem)
         if stem is None:
             images.append(path)
         else:
@@ -217,12 +261,19 @@ def _apart(
 
 
 def _pair_folders(
-    folder: Path, files: list[Path], images_in: Path, masks_in: Path, suffix: str
+    folder: Path, files: list[Path], images_in: Path, masks_in: Path, spelling: Spelling
 ) -> Found:
     """Pair the files of two folders by stem, else by the numbers in it, else by sorted order."""
     found = Found(folder)
-    masks = {path: _key(masks_in, path, suffix) for path in _inside(masks_in, files)}
-    images = {p: _key(images_in, p) for p in _inside(images_in, files) if p not in masks}
+    masks = {
+        path: _key(masks_in, path, spelling.name_of_mask(path.stem) or path.stem)
+        for path in _inside(masks_in, files)
+    }
+    images = {
+        path: _key(images_in, path, spelling.name_of_image(path.stem))
+        for path in _inside(images_in, files)
+        if path not in masks
+    }
     if not images or not masks:
         raise DmfError(
             f"{images_in.name} holds {len(images)} images and {masks_in.name} {len(masks)} masks: "
@@ -233,7 +284,7 @@ def _pair_folders(
     belonging = defaultdict(list)
     for path, key in masks.items():
         belonging[key].append(path)
-        if len(belonging[key]) > 1 and not suffix:
+        if len(belonging[key]) > 1 and not spelling.mask_suffix:
             raise DmfError(_double(belonging[key], folder))
     for image, key in images.items():
         found.pairs.append(_pair(images_in, image, belonging.pop(key, [])))
@@ -339,15 +390,8 @@ def _inside(folder: Path, files: Iterable[Path]) -> list[Path]:
     return [path for path in files if path.is_relative_to(folder)]
 
 
-def _key(folder: Path, path: Path, suffix: str = "") -> str:
-    stem = _without(suffix, path.stem) if suffix else None
-    return (path.relative_to(folder).parent / (stem or path.stem)).as_posix().casefold()
-
-
-def _without(suffix: str, stem: str) -> str | None:
-    """Return the stem of the image that a mask with this stem belongs to; None for an image."""
-    match = re.fullmatch(rf"(.+?){re.escape(suffix)}(_\d+)?", stem)
-    return match[1] if match else None
+def _key(folder: Path, path: Path, name: str) -> str:
+    return (path.relative_to(folder).parent / name).as_posix().casefold()
 
 
 def _numbers(key: str) -> str:
