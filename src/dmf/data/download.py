@@ -119,7 +119,7 @@ def _read(
         _say(
             "note: no names agree, so images and masks are paired by their order; look at the card"
         )
-    classes = len(source.class_values) if isinstance(source, FolderSource) else 2
+    classes = source.classes if isinstance(source, FolderSource) else 2
     writer = raw.RawWriter(folder, classes=classes)
 
     def bring(pair: readers.Pair) -> readers.UnusableError | None:

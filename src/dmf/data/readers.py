@@ -155,10 +155,11 @@ def read_grey(path: Path) -> Image:
 
 def _classes_of(values: Image, path: Path, source: Source) -> Image:
     """Return the class index of every grey value of a mask."""
-    if not isinstance(source, FolderSource) or len(source.class_values) == 2:
+    if not isinstance(source, FolderSource) or source.class_values is None:
         return (values > source.mask_threshold).astype(np.uint8)
     index_of = np.full(256, 255, dtype=np.uint8)
-    index_of[source.class_values] = np.arange(len(source.class_values))
+    for index, of_class in enumerate(source.values_of_classes()):
+        index_of[[value for value in of_class if isinstance(value, int)]] = index
     classes = index_of[values]
     if (classes == 255).any():
         seen = ", ".join(map(str, np.unique(values)[:10]))
