@@ -12,7 +12,7 @@ from dmf.data.catalogue import entries, reader_of, subjects_of
 from dmf.data.download import download
 from dmf.data.splits import write_split
 from dmf.errors import DmfError
-from dmf.settings import ArchiveSource, FolderSource, Split, Table
+from dmf.settings import ArchiveSource, FolderSource, Reading, Split, Table
 from dmf.study import PAPER_DATASETS, DownloadParameters
 
 from sets import breast, bus_bra, bus_uclm, ellipse, png, scan, stu, two_folders, udiat, write_zip
@@ -48,7 +48,7 @@ def test_every_entry_is_whole() -> None:
 def test_only_the_paper_s_sets_need_code() -> None:
     for name in entries():
         reader = reader_of(ArchiveSource(kind=name, mask_threshold=99))
-        assert isinstance(reader, FolderSource) == (name not in PAPER_DATASETS)
+        assert isinstance(reader, Reading) == (name not in PAPER_DATASETS)
         assert reader.mask_threshold == 99
 
 

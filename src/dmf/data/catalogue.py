@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from dmf.settings import ArchiveSource, FolderSource, Settings, Subjects
+from dmf.settings import ArchiveSource, FolderSource, Reading, Settings, Subjects
 
 FILE = Path(__file__).with_suffix(".yaml")
 
@@ -44,13 +44,8 @@ class Entry(Settings):
     images: int
     places: list[Web | Kaggle]
     notes: Annotated[list[str], Field(default_factory=list)]
-    reader: FolderSource | None = None
+    reader: Reading | None = None
     subjects: Subjects = Subjects()
-
-    @field_validator("reader", mode="before")
-    @classmethod
-    def _as_a_folder(cls, keys: Any) -> Any:
-        return {"kind": "folder", "archive": "", **keys} if isinstance(keys, dict) else keys
 
 
 @cache
@@ -61,7 +56,7 @@ def entries() -> dict[str, Entry]:
     return {name: Entry.model_validate(values) for name, values in contents.items()}
 
 
-def reader_of(source: ArchiveSource | FolderSource) -> ArchiveSource | FolderSource:
+def reader_of(source: ArchiveSource | FolderSource) -> ArchiveSource | Reading:
     """Return the settings by which the images and masks of a source are found and read."""
     if isinstance(source, FolderSource):
         return source

@@ -28,7 +28,7 @@ from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, 
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json, write_json
 from dmf.layout import CHECKSUMS, DOWNLOADS, RAW
-from dmf.settings import ArchiveSource, FolderSource, PhantomSource
+from dmf.settings import ArchiveSource, FolderSource, PhantomSource, Reading
 from dmf.study import DownloadParameters
 
 SHOWN = 10  # problems that one message lists
@@ -123,7 +123,7 @@ def _read(
         _say(
             "note: no names agree, so images and masks are paired by their order; look at the card"
         )
-    classes = len(reader.class_values) if isinstance(reader, FolderSource) else 2
+    classes = reader.classes if isinstance(reader, Reading) else 2
     writer = raw.RawWriter(folder, classes=classes)
 
     def bring(pair: readers.Pair) -> readers.UnusableError | None:

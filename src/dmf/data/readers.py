@@ -16,10 +16,10 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from dmf.errors import DmfError
-from dmf.settings import ArchiveSource, FolderSource
+from dmf.settings import ArchiveSource, Reading
 
 Image = npt.NDArray[np.uint8]
-Source = ArchiveSource | FolderSource
+Source = ArchiveSource | Reading
 
 FORMATS = ("PNG", "BMP", "JPEG", "TIFF")
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -109,7 +109,7 @@ def find_pairs(folder: Path, source: Source) -> Found:
     these are missing, ambiguous or cannot be paired, or if two images would share a name.
     """
     files = sorted(path for path in folder.rglob("*") if _is_image(path, folder))
-    if not isinstance(source, FolderSource):
+    if not isinstance(source, Reading):
         if source.kind == "busi":
             return _checked(_busi(folder, files))
         images, masks = _find_siblings(folder, files)
@@ -142,7 +142,7 @@ def read_pair(pair: Pair, source: Source) -> tuple[Image, Image]:
     brightest = 0
     for path in pair.masks:
         values = read_grey(path)
-        if isinstance(source, FolderSource) and source.resize_masks:
+        if isinstance(source, Reading) and source.resize_masks:
             values = _as_large(values, image)
         if values.shape != image.shape:
             sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (values, image))
@@ -196,10 +196,11 @@ def _as_large(values: Image, image: Image) -> Image:
 
 def _classes_of(values: Image, path: Path, source: Source) -> Image:
     """Return the class index of every grey value of a mask."""
-    if not isinstance(source, FolderSource) or len(source.class_values) == 2:
+    if not isinstance(source, Reading) or source.class_values is None:
         return (values > _threshold(source)).astype(np.uint8)
     index_of = np.full(256, 255, dtype=np.uint8)
-    index_of[source.class_values] = np.arange(len(source.class_values))
+    for index, of_class in enumerate(source.values_of_classes()):
+        index_of[[value for value in of_class if isinstance(value, int)]] = index
     classes = index_of[values]
     if (classes == 255).any():
         seen = ", ".join(map(str, np.unique(values)[:10]))
