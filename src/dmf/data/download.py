@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from rich.console import Console
 
-from dmf.data import archives, phantom, raw, readers
+from dmf.data import archives, pairing, phantom, pixels, raw
 from dmf.data.catalogue import ORIGINS, Kaggle, Origin, Web
 from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
@@ -114,18 +114,19 @@ def _read(
     parameters: DownloadParameters,
 ) -> dict[str, Any]:
     """Bring the pairs in `files` into `folder`; return what the manifest says of the set."""
-    found = readers.find_pairs(files, source)
+    found = pairing.find_pairs(files, source)
     if found.pairing == "sorted order":
         _say(
-            "note: no names agree, so images and masks are paired by their order; look at the card"
+            "note: no names agree, but all numbers in them differ by the same, so images and masks "
+            "are paired by their order; look at the card"
         )
-    classes = source.classes if isinstance(source, FolderSource) else 2
-    writer = raw.RawWriter(folder, classes=classes)
+    reading = pairing.reading_of(source)
+    writer = raw.RawWriter(folder, classes=reading.classes)
 
-    def bring(pair: readers.Pair) -> readers.UnusableError | None:
+    def bring(pair: pairing.Pair) -> pixels.UnusableError | None:
         try:
-            image, mask = readers.read_pair(pair, source)
-        except readers.UnusableError as error:
+            image, mask = pixels.read_pair(pair, source)
+        except pixels.UnusableError as error:
             return error
         name = pair.image.relative_to(files).as_posix()
         writer.add(pair.identifier, pair.lesion, image, mask, masks=len(pair.masks), source=name)
@@ -133,8 +134,14 @@ def _read(
 
     with ThreadPoolExecutor(THREADS) as threads:
         for error in threads.map(bring, found.pairs):
-            if error is not None:
+            if error is None:
+                continue
+            if error.kind == "empty mask" and reading.without_lesion == "leave_out":
+                found.ignored["with an empty mask"] += 1
+            else:
                 found.complain(error.kind, error.path, error.detail)
+    if found.ignored:
+        _say("left aside: " + ", ".join(f"{n} {name}" for name, n in found.ignored.items()))
     _judge(found, parameters.problems, writer.count)
     origin = _origin(source)
     if isinstance(origin, Origin) and writer.count != origin.images:
@@ -143,13 +150,13 @@ def _read(
         "licence": origin.licence,
         "citation": origin.citation,
         "pairing": found.pairing,
-        "ignored": found.ignored,
+        "ignored": dict(found.ignored),
         "problems": [asdict(problem) for problem in found.problems],
         **writer.finish(parameters.duplicates.threshold),
     }
 
 
-def _judge(found: readers.Found, policy: str, usable: int) -> None:
+def _judge(found: pairing.Found, policy: str, usable: int) -> None:
     """Refuse a set with problems, or say which images are skipped."""
     if not found.problems:
         return

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from dmf.data.filtering import prepare
-from dmf.data.readers import read_grey
+from dmf.data.pixels import read_grey
 from dmf.files import atomic_path
 from dmf.training.inference import read_model
 
