@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from dmf.data import raw
-from dmf.data.catalogue import entries, reader_of, subjects_of
+from dmf.data.catalogue import entries, reading_of, subjects_of
 from dmf.data.download import download
 from dmf.data.splits import write_split
 from dmf.errors import DmfError
-from dmf.settings import ArchiveSource, FolderSource, Reading, Split, Table
+from dmf.settings import ArchiveSource, FolderSource, Split, Table
 from dmf.study import PAPER_DATASETS, DownloadParameters
 
 from sets import breast, bus_bra, bus_uclm, ellipse, png, scan, stu, two_folders, udiat, write_zip
@@ -45,11 +45,11 @@ def test_every_entry_is_whole() -> None:
         assert all(str(p).startswith(("https://", "Kaggle ")) for p in entry.places), name
 
 
-def test_only_the_paper_s_sets_need_code() -> None:
-    for name in entries():
-        reader = reader_of(ArchiveSource(kind=name, mask_threshold=99))
-        assert isinstance(reader, Reading) == (name not in PAPER_DATASETS)
-        assert reader.mask_threshold == 99
+def test_a_threshold_that_is_given_is_obeyed_or_refused() -> None:
+    assert reading_of(ArchiveSource(kind="stu")).mask_threshold == 127
+    assert reading_of(ArchiveSource(kind="stu", mask_threshold=99)).mask_threshold == 99
+    with pytest.raises(DmfError, match="the masks of bus_uclm are told by their values"):
+        reading_of(ArchiveSource(kind="bus_uclm", mask_threshold=99))
 
 
 def test_what_the_settings_say_goes_before_the_catalogue() -> None:
