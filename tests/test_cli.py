@@ -1,5 +1,6 @@
 """The command people type: what it says, and how it ends."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,51 @@ def test_predict_writes_masks_and_overlays_of_the_images_own_size(trained: Study
         assert mask.shape == shape
         assert set(np.unique(mask)) <= {0, 255}
         assert cv2.imread(f"out/{name}_overlay.png").shape == (*shape, 3)
+
+
+def test_models_are_found_in_the_folder_of_the_study(trained: Study) -> None:
+    """By the names of their runs, from the project's folder, under any overlay."""
+    cv2.imwrite("a.png", np.zeros((32, 32), np.uint8))
+    Path("mine.yaml").write_text("study: {seeds: 1}\n")
+    Path("build").mkdir()
+    shutil.copytree("models", "build/mine/models")
+    shutil.rmtree("models/phantom/fixed")
+    named = ("predict", "a.png", "--model", "phantom/fixed/seed-00", "--output", "out")
+    assert "phantom/fixed/seed-00 does not exist" in dmf(*named).stderr
+    done = dmf(*named, "--overlay", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    assert Path("out/a_mask.png").is_file()
+
+
+def test_evaluate_prints_a_table_and_writes_csvs(trained: Study) -> None:
+    shutil.copytree("data/raw/phantom", "data/raw/other")
+    done = dmf("evaluate", "--model", "phantom/fixed/seed-00", "--dataset", "other")
+    assert done.returncode == 0, done.stderr
+    head, last, best, note = done.stdout.splitlines()
+    assert head.split()[:3] == ["run", "weights", "dice"]
+    assert last.split()[:2] == ["phantom/fixed/seed-00", "last"]
+    assert best.split()[1] == "best"
+    assert str(Path("reports/evaluations/other").resolve()) in note
+    assert Path("reports/evaluations/other/phantom/fixed/seed-00/scores.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "Busi", "a b"])
+def test_names_that_are_no_names_of_sets_are_refused(name: str, trained: Study) -> None:
+    before = sorted(Path().rglob("*"))
+    parameters = trained.download_parameters("phantom").model_dump_json()
+    for command in (
+        ["download", name, "--parameters", parameters],
+        ["filter", name, "--parameters", "{}"],
+        ["card", name, "--here"],
+        ["split", name, "0", "--parameters", "{}"],
+        ["evaluate", "--dataset", name, "--model", "phantom/fixed/seed-00"],
+    ):
+        done = dmf(*command)
+        assert done.returncode == 2, command
+        assert "is no name of a data set" in " ".join(done.stderr.replace("│", "").split())
+    for seed in ("-1", "100"):
+        assert dmf("split", "phantom", "--parameters", "{}", "--", seed).returncode == 2
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_predict_agrees_with_the_recorded_metrics(trained: Study) -> None:

@@ -100,39 +100,95 @@ class Subjects(Settings):
 class ArchiveSource(Subjects):
     """A set of the catalogue: downloaded, or taken from a local archive or folder.
 
-    `kind` is its name in `data/catalogue.yaml`.
+    `kind` is its name in `data/catalogue.yaml`, which knows how it is read; a `mask_threshold` that
+    is given goes before the one there.
     """
 
     kind: Name
     archive: str | None = None
-    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
+    mask_threshold: Annotated[int, Field(ge=0, le=254)] | None = None
 
 
-class FolderSource(Subjects):
-    """Somebody's own images and masks, from a folder or an archive.
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+Value = Annotated[int, Field(ge=0, le=65535)] | Colour
+Values = Value | Annotated[list[Value], Field(min_length=1)]
 
-    Masks lie in a folder of their own (`masks`) or beside the images with `mask_suffix` added to
-    the stem. With two classes everything above `mask_threshold` is foreground; with more, the
-    grey values found in `class_values` (background first) are the classes.
+
+class Reading(Settings):
+    """How images and masks are found in a set, paired and read.
+
+    Where: `images` and `masks` are folders, at any depth; `masks: null` means beside the images.
+    `class_folders`, in place of `images`, names one folder for each class of image.
+
+    Names: `image_prefix`, `image_suffix`, `mask_prefix` and `mask_suffix` are what the stem of an
+    image or a mask has more than the name they share. `leave_out` are patterns of files not to be
+    read, matched against the name and the path in the set.
+
+    Masks: without `class_values`, what is brighter than `mask_threshold` is lesion. With them, the
+    values of each class in turn, background first: grey values, indices of a palette, or colours as
+    "#rrggbb"; a list where a class has several. A value counts if no channel is further away than
+    `class_tolerance`. `resize_masks` brings masks of their image's shape, but another size, to its
+    size (nearest pixel). A lesion above `largest_lesion`, a share of the image, is a problem.
+    `without_lesion` says what an image without a mask, or with an empty one, is.
+
+    Pixels: what is transparent shows `transparent_ground`. `grey_range` are the values that become
+    0 and 255 where an image has more than 8 bits: two numbers, or `full`.
     """
+
+    images: str = "images"
+    masks: str | None = "masks"
+    class_folders: list[str] = []
+    image_prefix: str = ""
+    image_suffix: str = ""
+    mask_prefix: str = ""
+    mask_suffix: str = ""
+    leave_out: list[str] = []
+    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
+    class_values: Annotated[list[Values], Field(min_length=2, max_length=255)] | None = None
+    class_tolerance: Annotated[int, Field(ge=0, le=127)] = 0
+    resize_masks: bool = False
+    largest_lesion: Annotated[Number, Field(gt=0, le=1)] = 0.75
+    without_lesion: Literal["problem", "leave_out"] = "problem"
+    transparent_ground: Annotated[int, Field(ge=0, le=255)] = 0
+    grey_range: Annotated[list[int], Field(min_length=2, max_length=2)] | Literal["full"] | None = (
+        None
+    )
+
+    @property
+    def classes(self) -> int:
+        """How many classes the masks have, background included."""
+        return 2 if self.class_values is None else len(self.class_values)
+
+    def values_of_classes(self) -> list[list[int | str]]:
+        """Return the values of every class in turn; colours as they are written."""
+        return [v if isinstance(v, list) else [v] for v in self.class_values or ()]
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if self.masks is None and not (self.mask_prefix or self.mask_suffix):
+            raise ValueError(
+                "give `masks` (a folder), or `mask_suffix` (such as _mask) or `mask_prefix`"
+            )
+        values = [v for of_class in self.values_of_classes() for v in of_class]
+        colours = [v.casefold() for v in values if isinstance(v, str)]
+        if colours and len(colours) != len(values):
+            raise ValueError(
+                'class_values are either all grey values (0) or all colours ("#000000")'
+            )
+        if len({str(v).casefold() for v in values}) != len(values):
+            raise ValueError("class_values names a value twice")
+        if isinstance(self.grey_range, list) and self.grey_range[0] >= self.grey_range[1]:
+            raise ValueError("grey_range is [darkest, brightest], and the first is the smaller")
+        return self
+
+
+class FolderSource(Reading, Subjects):
+    """Somebody's own images and masks, from a folder or an archive."""
 
     kind: Literal["folder"]
     archive: str
-    images: str = "images"
-    masks: str | None = "masks"
-    mask_suffix: str = ""
-    mask_threshold: Annotated[int, Field(ge=0, le=254)] = 127
-    class_values: list[Annotated[int, Field(ge=0, le=255)]] = [0, 255]
     licence: str = "not stated"
     citation: str = ""
-
-    @model_validator(mode="after")
-    def _masks_can_be_found(self) -> Self:
-        if self.masks is None and not self.mask_suffix:
-            raise ValueError("give `masks` (a folder) or `mask_suffix` (such as _mask)")
-        if len(self.class_values) < 2 or len(set(self.class_values)) != len(self.class_values):
-            raise ValueError("class_values needs at least two different grey values")
-        return self
 
 
 def _sort_of_source(source: Any) -> str:

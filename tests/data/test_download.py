@@ -282,7 +282,7 @@ def test_an_interruption_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("dmf.data.download.readers.read_pair", interrupt)
+        patch.setattr("dmf.data.download.pixels.read_pair", interrupt)
         with pytest.raises(KeyboardInterrupt):
             get("busc", archive=str(busc_zip))
     assert not [path for path in RAW.iterdir() if path.is_dir()]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dmf.data.pairing import Found, Pair
 from dmf.data.patients import by_numbering, describe_pairs
-from dmf.data.readers import Found, Pair
 from dmf.errors import DmfError
 from dmf.settings import Subjects
 

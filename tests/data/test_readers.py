@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmf.data.readers import Found, UnusableError, find_pairs, read_grey, read_pair
+from dmf.data.pairing import Found, find_pairs
+from dmf.data.pixels import UnusableError, read_grey, read_pair
 from dmf.errors import DmfError
 from dmf.settings import ArchiveSource, FolderSource
 
@@ -123,7 +124,12 @@ def test_probability_masks_are_cut_at_one_half(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mask_name", "pairing"),
-    [("{}", "stem"), ("mask ({})", "number"), ("{}_segmentation", "number"), ("{:04d}", "number")],
+    [
+        ("{}", "stem"),
+        ("mask ({})", "shared words left out"),
+        ("{}_segmentation", "shared words left out"),
+        ("{:04d}", "number"),
+    ],
 )
 def test_pairing_by_name_or_number(mask_name: str, pairing: str, tmp_path: Path) -> None:
     lay(tmp_path, two_folders("set/", mask_name=mask_name))
@@ -228,7 +234,7 @@ def test_several_classes(tmp_path: Path) -> None:
     pair = find_pairs(tmp_path, source).pairs[0]
     _, classes = read_pair(pair, source)
     assert (classes[0, 0], classes[30, 0], classes[50, 0]) == (2, 0, 1)
-    with pytest.raises(UnusableError, match=r"0, 100, 200, but class_values are \[0, 50, 200\]"):
+    with pytest.raises(UnusableError, match=r"values 100, which are not .* \[0, 50, 200\]"):
         read_pair(pair, own(class_values=[0, 50, 200]))
 
 

@@ -162,6 +162,21 @@ def test_overlays_name_the_study_in_jobs_too(fresh: Project) -> None:
     assert made["width"] == 16
 
 
+def test_a_split_of_one_s_own_is_taken_from_the_project_s_folder(fresh: Project) -> None:
+    """And made again when its file changes."""
+    fresh.change("split", kind="given", file="own-{dataset}-{seed}.csv")
+    fresh.snakemake("--", "download_phantom")
+    ids = (fresh.folder / "data/raw/phantom/manifest.csv").read_text().splitlines()[1:]
+    few = round(0.15 * len(ids))
+    subsets = ["train"] * (len(ids) - 2 * few) + ["validation"] * few + ["test"] * few
+    for order in (subsets, subsets[::-1]):
+        rows = [f"{i.split(',')[0]},{s}" for i, s in zip(ids, order, strict=True)]
+        (fresh.folder / "own-phantom-0.csv").write_text("\n".join(["id,subset", *rows]))
+        fresh.snakemake("--", "split_phantom")
+        written = (fresh.folder / "data/splits/phantom/seed-00.csv").read_text()
+        assert written.splitlines()[1:] == rows
+
+
 def test_a_failed_step_says_so_once_and_leaves_nothing(fresh: Project) -> None:
     fresh.change("datasets", phantom={"kind": "busi", "archive": "broken.zip"})
     (fresh.folder / "broken.zip").write_bytes(b"PK\x03\x04 not a zip at all")

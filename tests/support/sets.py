@@ -80,3 +80,66 @@ def two_folders(top: str, count: int = 12, mask_name: str = "{}") -> dict[str, b
         members[f"{top}images/{n}.png"] = png(scan(n, 128, 128))
         members[f"{top}masks/{mask_name.format(n)}.png"] = png(ellipse(128, 128))
     return members
+
+
+def bus_bra() -> dict[str, bytes]:
+    """Twelve images of six patients, in two views."""
+    rows = ["ID,Case,Histology,Pathology,BBOX"]
+    members = {}
+    for n in range(1, 7):
+        for view in ("l", "r"):
+            name = f"{n:04d}-{view}"
+            members[f"BUSBRA/Images/bus_{name}.png"] = png(scan(n + 50 * (view == "r")))
+            members[f"BUSBRA/Masks/mask_{name}.png"] = png(ellipse(x=n / 10), "1")
+            rows.append(f'bus_{name},{n},x,{"benign" if n < 5 else "malignant"},"[1,2,3,4]"')
+    members["BUSBRA/bus_data.csv"] = "\n".join(rows).encode()
+    members["BUSBRA/5-fold-cv.csv"] = b"ID,kFold\n"
+    return members
+
+
+def breast() -> dict[str, bytes]:
+    """Twelve images with a tumour, one of them with another finding, and one without any mask."""
+    top = "BrEaST-Lesions_USG-images_and_masks/"
+    members = {top + "case045.png": png(scan(45), "RGBA")}
+    mask = np.repeat(ellipse()[..., None], 4, axis=2)
+    for n in range(1, 13):
+        members[f"{top}case{n:03d}.png"] = png(scan(n), "RGBA")
+        members[f"{top}case{n:03d}_tumor.png"] = png(mask)
+    members[f"{top}case003_other1.png"] = png(mask)
+    return members
+
+
+def udiat() -> dict[str, bytes]:
+    """Twelve images, masks of the same names in another folder."""
+    members = {"BUS/DatasetB.txt": b"x"}
+    for n in range(1, 13):
+        members[f"BUS/original/{n:06d}.png"] = png(scan(n))
+        members[f"BUS/GT/{n:06d}.png"] = png(ellipse())
+    return members
+
+
+def bus_uclm() -> dict[str, bytes]:
+    """Four patients with three images each; masks in green, red, and black for no finding."""
+    top = "BUS-UCLM Breast ultrasound lesion segmentation dataset/BUS-UCLM/"
+    colours = {"Benign": (0, 255, 0), "Malignant": (255, 0, 0), "Normal": (0, 0, 0)}
+    rows = ["Image;Resolution;Label;Doppler"]
+    members = {}
+    for number, patient in enumerate(("ALWI", "CHCO", "FLBA", "HESN")):
+        for n, (label, colour) in enumerate(colours.items()):
+            name = f"{patient}_{n:03d}.png"
+            members[f"{top}images/{name}"] = png(scan(10 * number + n), "RGB")
+            members[f"{top}masks/{name}"] = png(
+                np.where(ellipse()[..., None] > 0, np.array(colour, dtype=np.uint8), 0)
+            )
+            rows.append(f"{name};128x96;{label};No")
+    members[f"{top}INFO.csv"] = "\r\n".join(rows).encode("utf-8-sig")
+    return members
+
+
+def stu() -> dict[str, bytes]:
+    """Twelve images with masks beside them, four times as large, with other prefixes."""
+    members = {"README.md": b"x"}
+    for n in range(1, 13):
+        members[f"Hospital/Test_Image_{n}.png"] = png(scan(n, 128, 128), "RGB")
+        members[f"Hospital/mask_{n}.png"] = png(np.minimum(ellipse(512, 512, x=n / 20), 254))
+    return members

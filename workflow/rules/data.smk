@@ -68,7 +68,8 @@ rule split:
         mem_mb=500,
         runtime=10,
     params:
-        parameters=given_split.model_dump_json(),
+        # A function, or Snakemake would fill in the placeholders of the file's name.
+        parameters=lambda wildcards: given_split.model_dump_json(),
         code=code_hash("split"),
         seed=lambda wildcards: int(wildcards.seed),
     shell:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from dmf.settings import ArchiveSource, FolderSource, Settings, Subjects
+from dmf.errors import DmfError
+from dmf.settings import ArchiveSource, FolderSource, Reading, Settings, Subjects
 
 FILE = Path(__file__).with_suffix(".yaml")
 
@@ -44,13 +45,8 @@ class Entry(Settings):
     images: int
     places: list[Web | Kaggle]
     notes: Annotated[list[str], Field(default_factory=list)]
-    reader: FolderSource | None = None
+    reader: Reading = Reading()
     subjects: Subjects = Subjects()
-
-    @field_validator("reader", mode="before")
-    @classmethod
-    def _as_a_folder(cls, keys: Any) -> Any:
-        return {"kind": "folder", "archive": "", **keys} if isinstance(keys, dict) else keys
 
 
 @cache
@@ -61,13 +57,21 @@ def entries() -> dict[str, Entry]:
     return {name: Entry.model_validate(values) for name, values in contents.items()}
 
 
-def reader_of(source: ArchiveSource | FolderSource) -> ArchiveSource | FolderSource:
-    """Return the settings by which the images and masks of a source are found and read."""
+def reading_of(source: ArchiveSource | FolderSource) -> Reading:
+    """Return the settings by which the images and masks of a source are found and read.
+
+    Raises DmfError if a threshold is given for masks that are told by their values.
+    """
     if isinstance(source, FolderSource):
         return source
     reader = entries()[source.kind].reader
-    if reader is None:
-        return source
+    if source.mask_threshold is None:
+        return reader
+    if reader.class_values is not None:
+        raise DmfError(
+            f"mask_threshold {source.mask_threshold}: the masks of {source.kind} are told by their "
+            "values, not by a threshold. Leave it out, or describe the set with kind: folder."
+        )
     return reader.model_copy(update={"mask_threshold": source.mask_threshold})
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from filelock import FileLock
 from rich.console import Console
 
-from dmf.data import archives, phantom, raw, readers
-from dmf.data.catalogue import Entry, Kaggle, Web, entries, reader_of, subjects_of
+from dmf.data import archives, pairing, phantom, pixels, raw
+from dmf.data.catalogue import Entry, Kaggle, Web, entries, reading_of, subjects_of
 from dmf.data.patients import describe_pairs
 from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
@@ -116,20 +116,20 @@ def _read(
     root: Path,
 ) -> dict[str, Any]:
     """Bring the pairs in `files` into `folder`; return what the manifest says of the set."""
-    reader, subjects = reader_of(source), subjects_of(source)
-    found = readers.find_pairs(files, reader)
+    reading, subjects = reading_of(source), subjects_of(source)
+    found = pairing.find_pairs(files, source)
     describe_pairs(found, subjects, root)
     if found.pairing == "sorted order":
         _say(
-            "note: no names agree, so images and masks are paired by their order; look at the card"
+            "note: no names agree, but all numbers in them differ by the same, so images and masks "
+            "are paired by their order; look at the card"
         )
-    classes = len(reader.class_values) if isinstance(reader, FolderSource) else 2
-    writer = raw.RawWriter(folder, classes=classes)
+    writer = raw.RawWriter(folder, classes=reading.classes)
 
-    def bring(pair: readers.Pair) -> readers.UnusableError | None:
+    def bring(pair: pairing.Pair) -> pixels.UnusableError | None:
         try:
-            image, mask = readers.read_pair(pair, reader)
-        except readers.UnusableError as error:
+            image, mask = pixels.read_pair(pair, source)
+        except pixels.UnusableError as error:
             return error
         name = pair.image.relative_to(files).as_posix()
         writer.add(
@@ -145,8 +145,14 @@ def _read(
 
     with ThreadPoolExecutor(THREADS) as threads:
         for error in threads.map(bring, found.pairs):
-            if error is not None:
+            if error is None:
+                continue
+            if error.kind == "empty mask" and reading.without_lesion == "leave_out":
+                found.ignored["with an empty mask"] += 1
+            else:
                 found.complain(error.kind, error.path, error.detail)
+    if found.ignored:
+        _say("left aside: " + ", ".join(f"{n} {name}" for name, n in found.ignored.items()))
     _judge(found, parameters.problems, writer.count)
     origin = _origin(source)
     if isinstance(origin, Entry) and writer.count != origin.images:
@@ -161,13 +167,13 @@ def _read(
         "licence": origin.licence,
         "citation": origin.citation,
         "pairing": found.pairing,
-        "ignored": found.ignored,
+        "ignored": dict(found.ignored),
         "problems": [asdict(problem) for problem in found.problems],
         **contents,
     }
 
 
-def _judge(found: readers.Found, policy: str, usable: int) -> None:
+def _judge(found: pairing.Found, policy: str, usable: int) -> None:
     """Refuse a set with problems, or say which images are skipped."""
     if not found.problems:
         return

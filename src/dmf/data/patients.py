@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dmf.data.readers import Found, Pair
+from dmf.data.pairing import Found, Pair
 from dmf.data.tables import read_table
 from dmf.errors import DmfError
 from dmf.settings import Subjects, Table
@@ -77,7 +77,7 @@ def _take_table(found: Found, table: Table, root: Path) -> None:
             kept.append(replace(pair, lesion=lesion or pair.lesion, patient=patient))
     found.pairs = kept
     found.problems = [problem for problem in found.problems if problem.file not in left_out]
-    found.ignored |= counts
+    found.ignored.update(counts)
 
 
 def _images(found: Found) -> list[tuple[Path, Pair | None]]:

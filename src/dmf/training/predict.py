@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dmf.data.filtering import prepare
-from dmf.data.readers import SUFFIXES, read_grey
+from dmf.data.pairing import SUFFIXES
+from dmf.data.pixels import read_grey
 from dmf.errors import DmfError
 from dmf.files import sha256_file, write_bytes
 from dmf.training.inference import read_model
