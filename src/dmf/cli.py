@@ -4,19 +4,28 @@ Snakemake gives a step its parameters as JSON (``--parameters``), relative to th
 directory. People leave that out: the parameters then come from ``params.yaml`` and its overlays.
 """
 
-import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import typer
+try:
+    import typer
+    from pydantic import ValidationError
+except ImportError as error:
+    sys.exit(
+        f"error: {error}. This environment has the fusion alone (`from dmf import "
+        "DynamicMemoryFusion`). The command `dmf` belongs to the study: `make environment` in the "
+        "project's folder, or pip install '.[study]' there."
+    )
 
 from dmf import __version__, layout
 from dmf.errors import DmfError
+from dmf.files import make_folder
 from dmf.provenance import foreign_code
-from dmf.settings import Execution, Settings, Split
+from dmf.settings import NAME, Execution, Settings, Split
 from dmf.study import (
     DownloadParameters,
     FilterParameters,
@@ -25,6 +34,7 @@ from dmf.study import (
     RunParameters,
     Study,
 )
+from dmf.validation import explain
 
 app = typer.Typer(
     help="Dynamic Memory Fusion: the study of arXiv 2410.19745, step by step.",
@@ -34,6 +44,7 @@ app = typer.Typer(
 )
 
 T = TypeVar("T", bound=Settings)
+TRACEBACK = "DMF_TRACEBACK"
 
 
 def _with_its_own_code(params: Path) -> Path:
@@ -48,6 +59,15 @@ def _refuse_foreign_code(project: Path, code: str | None = None) -> None:
         raise DmfError(problem)
 
 
+def _a_name(text: str | None) -> str | None:
+    """Refuse what is no name: it would become a path. Raises DmfError."""
+    if text is not None and not re.fullmatch(NAME, text):
+        raise DmfError(f"{text!r} is no name: use small letters, digits and _, a letter first")
+    return text
+
+
+Dataset = Annotated[str, typer.Argument(help="As in params.yaml.", callback=_a_name)]
+Seed = Annotated[int, typer.Argument(min=0, max=99)]
 Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
 Overlay = Annotated[
     list[Path] | None,
@@ -62,7 +82,7 @@ def _study(params: Path, overlay: list[Path] | None) -> Study:
     """Load the study and enter its working directory."""
     study = Study.load(params, *(overlay or []))
     workdir = params.parent / study.grid.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     os.chdir(workdir)
     return study
 
@@ -74,7 +94,15 @@ def _given(
     overlay: list[Path] | None,
     take: Callable[[Study], T],
 ) -> T:
-    return take(_study(params, overlay)) if text is None else model.model_validate_json(text)
+    return take(_study(params, overlay)) if text is None else _parsed(model, text)
+
+
+def _parsed(model: type[T], text: str) -> T:
+    """Return parameters given as JSON; raises DmfError if they are not what ``model`` says."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise DmfError(f"--parameters or --execution: not valid\n{explain(error, model)}") from None
 
 
 def _version(wanted: bool) -> None:
@@ -88,7 +116,12 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error came from.")
+    ] = False,
 ) -> None:
+    # What a notebook asks matplotlib for needs the notebook; here every figure goes to a file.
+    os.environ["MPLBACKEND"] = "agg"
     # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
     project = os.environ.get("DMF_PROJECT")
     if project:
@@ -132,7 +165,7 @@ def plan(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
 
 @app.command()
 def download(
-    dataset: str,
+    dataset: Dataset,
     parameters: Json = None,
     root: Annotated[Path, typer.Option(help="Local archives are relative to it.")] = Path(),
     params: Params = ROOT_PARAMS,
@@ -157,7 +190,7 @@ def download(
 
 @app.command("filter")
 def filter_(
-    dataset: str, parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
+    dataset: Dataset, parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overlay = None
 ) -> None:
     """Filter and resize a set into data/filtered/."""
     from dmf.data.filtering import filter_dataset
@@ -170,7 +203,7 @@ def filter_(
 
 @app.command()
 def card(
-    dataset: str,
+    dataset: Dataset,
     here: Annotated[bool, typer.Option(help="The working directory is the study's own.")] = False,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -185,8 +218,8 @@ def card(
 
 @app.command()
 def split(
-    dataset: str,
-    seed: int,
+    dataset: Dataset,
+    seed: Seed,
     parameters: Json = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -199,9 +232,9 @@ def split(
 
 @app.command()
 def train(
-    dataset: str,
+    dataset: Dataset,
     configuration: str,
-    seed: int,
+    seed: Seed,
     parameters: Json = None,
     execution: Annotated[str | None, typer.Option(help="JSON: device, slots, threads.")] = None,
     params: Params = ROOT_PARAMS,
@@ -221,8 +254,8 @@ def train(
             )
         chosen, where = study.run_parameters(configuration), study.execution
     else:
-        chosen = RunParameters.model_validate_json(parameters)
-        where = Execution.model_validate_json(execution or "{}")
+        chosen = _parsed(RunParameters, parameters)
+        where = _parsed(Execution, execution or "{}")
     try:
         cell = layout.Cell(dataset, chosen.configuration.name, seed)
         train_run(Run(cell, chosen), where, _say)
@@ -260,11 +293,13 @@ def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overl
     """Write tables, verdicts and the page reports/index.html."""
     from dmf.analysis import results, tables
     from dmf.analysis.page import page
+    from dmf.tracking import stores
 
     given = _report_parameters(parameters, params, overlay)
     frame = results.read(layout.RESULTS)
     tables.write_all(frame, given, layout.TABLES)
-    page.write(frame, given, layout.REPORTS)
+    server = stores.public(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    page.write(frame, given, layout.REPORTS, server=server)
     typer.echo(f"report: {layout.PAGE.resolve()}")
 
 
@@ -345,7 +380,7 @@ def ui(
     command = tracking.server_command(port=port)
     typer.echo(tracking.track(study.report_parameters(), log=_say).message)
     typer.echo(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.")
-    os.execve(command[0], command, tracking.server_environment())
+    os.execve(command[0], command, tracking.server_environment(port=port))
 
 
 @app.command()
@@ -366,7 +401,7 @@ def predict(
 
 @app.command()
 def verify(
-    dataset: Annotated[str | None, typer.Option(help="Only this set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this set.", callback=_a_name)] = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
@@ -409,14 +444,18 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Run the command; failures the user can mend become one message and exit status 1."""
+    """Run the command; whatever goes wrong becomes one message and exit status 1.
+
+    With `--traceback`, or DMF_TRACEBACK set, it shows where it came from instead.
+    """
     try:
         app()
-    except DmfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except json.JSONDecodeError as error:
-        print(f"error: not valid JSON: {error}", file=sys.stderr)
+    except Exception as error:
+        if "--traceback" in sys.argv or os.environ.get(TRACEBACK):
+            raise
+        from dmf.unexpected import in_words
+
+        print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(1)
 
 

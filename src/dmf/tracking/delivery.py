@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dmf.errors import DmfError, Log
-from dmf.files import read_json, write_json
+from dmf.files import locked, read_json, write_json
 from dmf.layout import HISTORY, MLFLOW, TRACKED, Cell, cells
 from dmf.study import ReportParameters
 from dmf.tracking.experiment import Experiment, Live
 from dmf.tracking.runs import Finished, live_key, read_rows
 from dmf.tracking.stores import (
+    cause,
     connect,
     is_server,
     may_hold_runs,
@@ -105,9 +106,8 @@ class _Delivery:
 
     def deliver(self, *, live: bool = False) -> Summary:
         """Deliver what is finished and not there yet, with ``live`` also running trainings."""
-        MLFLOW.mkdir(exist_ok=True)
         try:
-            with FileLock(MLFLOW / ".lock", timeout=LOCK_SECONDS):
+            with locked(MLFLOW / ".lock", timeout=LOCK_SECONDS):
                 return self._deliver(live)
         except Timeout:
             if not TRACKED.exists():
@@ -134,8 +134,7 @@ class _Delivery:
                 for group in self._deliver_groups(finished, new, training, live, problems):
                     done = done | {str(run.cell): run.version for run in group}
         except Exception as error:  # of whatever type: MLflow must not stop the study
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            failure = public(lines[0])
+            failure = cause(error)
             self._forget()
         notes = tracked | {store: dict(sorted(done.items()))}
         if notes != tracked:

@@ -1,6 +1,5 @@
 """Where the numbers of the page come from: runs, commits, versions, devices, data, servers."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,12 +97,11 @@ def _read_if_here(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def mlflow(parameters: ReportParameters) -> list[tuple[str, str]]:
-    """Return the name and address of each data set's MLflow experiment on the server in use.
+def mlflow(parameters: ReportParameters, server: str) -> list[tuple[str, str]]:
+    """Return the name and address of each data set's MLflow experiment on ``server``.
 
-    Empty unless MLFLOW_TRACKING_URI names a server: a database cannot be linked to.
+    Empty unless it is one: a database cannot be linked to.
     """
-    server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if not server.startswith(("http://", "https://")):
         return []
     names = [f"{parameters.grid.name}/{dataset}" for dataset in parameters.grid.datasets]

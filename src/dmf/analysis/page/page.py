@@ -25,11 +25,14 @@ from dmf.study import ReportParameters
 COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
 
 
-def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
+def write(
+    results: pd.DataFrame, parameters: ReportParameters, folder: Path, *, server: str = ""
+) -> None:
     """Write ``index.html`` and ``report.md`` into ``folder``, from the figures in ``folder``.
 
     ``index.html`` needs nothing but itself: images, style and script are inside it. Figures must
-    have been drawn before. Paths of runs and data are relative to the working directory.
+    have been drawn before. Paths of runs and data are relative to the working directory. The page
+    links to the runs on ``server``, the address of an MLflow server without its password.
     """
     environment = Environment(
         loader=PackageLoader("dmf.analysis.page"),
@@ -40,7 +43,9 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     environment.filters["markdown"] = markdown
-    content = _content(results, parameters, folder)
+    content = _content(results, parameters, folder) | {
+        "mlflow": origins.mlflow(parameters, server.rstrip("/"))
+    }
     for name in (PAGE.name, REPORT.name):
         write_text(folder / name, environment.get_template(name).render(content))
 
@@ -76,7 +81,6 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "runs": origins.runs(results, parameters),
         "facts": origins.facts(parameters),
         "data_sets": [origins.data(parameters, name) for name in datasets],
-        "mlflow": origins.mlflow(parameters),
     }
 
 
