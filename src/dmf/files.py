@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from dmf.errors import DmfError, Log
 
+MOST_BYTES = 1 << 28  # of a text that is read at once; the records of a study hold kilobytes
+
 _NOT_YOURS = "Ask the owner of the folder, or work in a copy of your own"
 # What helps, by what the system says.
 _REMEDIES = {
@@ -132,6 +134,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_text(path: Path, remedy: str) -> str:
     """Return a UTF-8 text; raises DmfError with the reason if it cannot be read."""
     try:
+        if path.exists():
+            if not path.is_file():  # a device or a pipe would be read for ever
+                raise DmfError(f"{path} is a folder or a device, not a file. {remedy}")
+            if path.stat().st_size > MOST_BYTES:
+                raise DmfError(f"{path} is larger than {MOST_BYTES >> 20} MiB. {remedy}")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DmfError(f"{path} cannot be read ({reason(error)}). {remedy}") from None

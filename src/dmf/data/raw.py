@@ -13,7 +13,8 @@ import pandas as pd
 from dmf import layout
 from dmf.data import duplicates
 from dmf.errors import DmfError
-from dmf.files import read_json, sha256_json
+from dmf.files import sha256_json
+from dmf.records import Description
 
 Image = npt.NDArray[np.uint8]
 
@@ -135,8 +136,7 @@ def read_manifest(dataset: str) -> pd.DataFrame:
 
 def read_description(dataset: str) -> dict[str, Any]:
     """Return `manifest.json`: kind, classes, licence, citation, address, problems and so on."""
-    description: dict[str, Any] = read_json(layout.description(dataset))
-    return description
+    return Description.read(layout.description(dataset))
 
 
 def read_images(

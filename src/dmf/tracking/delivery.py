@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60
 LOG_SECONDS = 10
+# What MLflow says of a value it cannot take; of anything else the store is the reason.
+REFUSED_BY_VALUE = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class _Delivery:
     ) -> Iterator[list[Finished]]:
         """Deliver by configuration; yield the runs of each that is through.
 
-        Runs whose tables cannot be read are left out and told in ``problems``.
+        Runs whose tables cannot be read, or whose values MLflow refuses, are left out and told in
+        ``problems``: one bad run keeps no other out.
         """
         existing: dict[str, dict[str, list[Run]]] = {}
         last, count = time.monotonic(), len(self.delivered)
@@ -171,9 +174,16 @@ class _Delivery:
                 if not group and not going_on:
                     continue
                 whole = not live or len(group) == self.study.grid.seeds
-                self.delivered |= experiment.deliver(
-                    configuration, group, going_on, self.live, present, whole=whole
-                )
+                try:
+                    self.delivered |= experiment.deliver(
+                        configuration, group, going_on, self.live, present, whole=whole
+                    )
+                except Exception as error:
+                    if getattr(error, "error_code", "") not in REFUSED_BY_VALUE:
+                        raise  # the store is at fault, and would be for the others
+                    said = f"MLflow refuses its values: {cause(error)}"
+                    problems += [f"{run.cell.folder}: {said}" for run in group]
+                    continue
                 self.seen |= {run.cell: run.version for run in group}
                 if whole:
                     yield group
