@@ -5,7 +5,6 @@ directory. People leave that out: the parameters then come from ``params.yaml`` 
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,19 @@ except ImportError as error:
 from dmf import __version__, layout
 from dmf.errors import DmfError
 from dmf.files import make_folder
-from dmf.provenance import foreign_code
-from dmf.settings import NAME, Execution, Settings, Split
+from dmf.markup import printable
+from dmf.options import (
+    ROOT_PARAMS,
+    Dataset,
+    Json,
+    Overlay,
+    Params,
+    Root,
+    Seed,
+    a_name,
+    refuse_foreign_code,
+)
+from dmf.settings import Execution, Settings, Split
 from dmf.study import (
     DownloadParameters,
     FilterParameters,
@@ -45,37 +55,6 @@ app = typer.Typer(
 
 T = TypeVar("T", bound=Settings)
 TRACEBACK = "DMF_TRACEBACK"
-
-
-def _with_its_own_code(params: Path) -> Path:
-    """Refuse to work on a project whose code is not this code; raises DmfError."""
-    _refuse_foreign_code(params.parent)
-    return params
-
-
-def _refuse_foreign_code(project: Path, code: str | None = None) -> None:
-    problem = foreign_code(project, code)
-    if problem is not None:
-        raise DmfError(problem)
-
-
-def _a_name(text: str | None) -> str | None:
-    """Refuse what is no name: it would become a path. Raises DmfError."""
-    if text is not None and not re.fullmatch(NAME, text):
-        raise DmfError(f"{text!r} is no name: use small letters, digits and _, a letter first")
-    return text
-
-
-Dataset = Annotated[str, typer.Argument(help="As in params.yaml.", callback=_a_name)]
-Seed = Annotated[int, typer.Argument(min=0, max=99)]
-Params = Annotated[Path, typer.Option("--params", help="The study.", callback=_with_its_own_code)]
-Overlay = Annotated[
-    list[Path] | None,
-    typer.Option("--overlay", help="Laid over the study, in order, e.g. config/demo.yaml."),
-]
-Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
-Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
-ROOT_PARAMS = Path("params.yaml")
 
 
 def _study(params: Path, overlay: list[Path] | None) -> Study:
@@ -125,11 +104,17 @@ def _main(
     # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
     project = os.environ.get("DMF_PROJECT")
     if project:
-        _refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
+        refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
 
 
 @app.command()
-def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+def check(
+    devices_too: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look at this machine's devices too.")
+    ] = True,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
     """Validate the study; say what it consists of, and where it would train on this machine."""
     from dmf.training import devices, probe
 
@@ -141,6 +126,8 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
         f"configurations x {grid.seeds} seeds = {runs} runs of {study.training.epochs} epochs at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
+    if not devices_too:
+        return
     names = devices.device_names(study.execution)
     if not names:  # to say in which precision would take torch, and seconds
         typer.echo("trainings here run on the CPU")
@@ -401,7 +388,7 @@ def predict(
 
 @app.command()
 def verify(
-    dataset: Annotated[str | None, typer.Option(help="Only this set.", callback=_a_name)] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this set.", callback=a_name)] = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
@@ -411,7 +398,7 @@ def verify(
     study = _study(params, overlay)
     found = problems(study, study.grid.datasets if dataset is None else [dataset])
     for line in found:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
     if found:
         raise DmfError(
             f"{len(found)} problems. Run `snakemake --cores all` to make the stale parts again, "
@@ -455,7 +442,7 @@ def main() -> None:
             raise
         from dmf.unexpected import in_words
 
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(printable(f"error: {in_words(error)}"), file=sys.stderr)
         sys.exit(1)
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from dmf.configurations import Configuration, parse_configuration
 from dmf.errors import DmfError
 from dmf.settings import (
+    MOST_SEEDS,
     ArchiveSource,
     Auxiliary,
     Data,
@@ -57,7 +58,7 @@ class Grid(Settings):
     workdir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
     datasets: Annotated[list[Name], Field(min_length=1)]
     configurations: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[int, Field(ge=1, le=100)] = 10
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 10
 
     @field_validator("configurations")
     @classmethod

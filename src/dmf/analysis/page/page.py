@@ -20,6 +20,7 @@ from dmf.analysis.verdict.judgements import judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
+from dmf.markup import plain
 from dmf.study import ReportParameters
 
 COLOURS = 256  # of embedded figures: a third of the bytes, no visible difference
@@ -43,6 +44,7 @@ def write(
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     environment.filters["markdown"] = markdown
+    environment.filters["plain"] = plain
     content = _content(results, parameters, folder) | {
         "mlflow": origins.mlflow(parameters, server.rstrip("/"))
     }
