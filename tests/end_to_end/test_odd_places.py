@@ -50,25 +50,25 @@ def test_containers_in_an_odd_folder_are_refused_with_the_reason(odd: Project) -
     assert "Traceback" not in refused.stdout
 
 
-def test_dvc_and_adoption_work_in_an_odd_folder_and_without_git(
-    odd: Project, tmp_path: Path
-) -> None:
-    """As from a tarball: DVC says what it needs, then all is taken over and nothing is trained."""
-    odd.run("dvc", "commit", "--force", "--quiet")
-    copy = Project(tmp_path / "from a {tarball}")
+def test_a_tarball_without_git_is_adopted(odd: Project, tmp_path: Path) -> None:
+    """DVC says what it needs, then all is taken over and nothing is trained.
+
+    Without braces in the path: DVC cannot print those of its cache.
+    """
+    copy = Project(tmp_path / "a tarball's 'c' ü")
     kept = shutil.ignore_patterns(".git", "metadata", "build")
     shutil.copytree(odd.folder, copy.folder, ignore=kept)
-    alone = {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
     before = copy.runs()
 
     refused = copy.make("adopt", check=False)
     assert refused.returncode != 0
-    assert "dvc config --local core.no_scm true" in refused.stdout
+    assert "In a copy without git: dvc config --local core.no_scm true" in refused.stdout
 
-    copy.run("dvc", "config", "--local", "core.no_scm", "true", **alone)
+    copy.run("dvc", "config", "--local", "core.no_scm", "true")
+    copy.run("dvc", "commit", "--force", "--quiet")
     copy.make("adopt")
     assert copy.runs() == before
-    assert "Nothing to be done" in copy.snakemake(**alone).stdout
+    assert "Nothing to be done" in copy.snakemake().stdout
 
 
 def test_a_run_without_git_says_that_no_commit_is_known(odd: Project, tmp_path: Path) -> None:
