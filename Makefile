@@ -14,11 +14,20 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
+# The project's folder may have spaces, quotes and braces in its path; VENV is a name inside it, or an
+# absolute path without spaces.
 PYTHON ?= python3
 VENV ?= .venv
 OVER ?=
 STUDY ?= $(if $(wildcard mlflow/mlflow.db),params.yaml,config/demo.yaml)
-export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PATH := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin:$(PATH)
+# DVC unpickles what lies in its site cache, which is else a folder that every user may write to.
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
+# Snakemake and matplotlib want a cache; some containers and services have no HOME to keep it in.
+ifneq ($(shell test -w "$$HOME" || echo no),)
+export XDG_CACHE_HOME ?= $(CURDIR)/.snakemake/cache
+export MPLCONFIGDIR ?= $(CURDIR)/.snakemake/cache/matplotlib
+endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
@@ -28,17 +37,28 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 environment: $(VENV)/study.stamp
 
-$(VENV)/study.stamp: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12")'
+# One `make` at a time installs, where the system can tell.
+LOCK := $(if $(shell command -v flock),flock $(VENV)/lock)
+PIP := $(LOCK) $(VENV)/bin/python -m pip install --quiet
+
+# torch by its version: the index may have it for CPUs, CUDA or ROCm. All else by PyPI's hashes.
+$(VENV)/study.stamp: pyproject.toml constraints.txt requirements/study.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the environment into $(VENV) (once, a few minutes) ..."
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[study]'
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --no-deps --require-hashes --requirement requirements/study.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/dvc config --local core.site_cache_dir "$$DVC_SITE_CACHE_DIR"
+	if ! git rev-parse --git-dir > /dev/null 2>&1; then \
+	    echo "No git here: DVC works without it, and runs record no commit."; \
+	    $(VENV)/bin/dvc config --local core.no_scm true; \
+	fi
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/study.stamp
+$(VENV)/dev.stamp: $(VENV)/study.stamp requirements/dev.txt
 	@echo "Installing the test tools into $(VENV) ..."
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[study,dev]'
-	$(VENV)/bin/pip install --quiet --no-deps --constraint constraints.txt monai
+	$(PIP) --no-deps --require-hashes --requirement requirements/dev.txt
 	touch $@
 
 demo: $(VENV)/study.stamp
@@ -70,7 +90,11 @@ ui: $(VENV)/study.stamp
 	dmf ui --overlay $(STUDY)
 
 adopt: $(VENV)/study.stamp
-	dvc status --quiet
+	dvc status --quiet || { \
+	    echo "error: what is here is not what dvc.lock says. \`dvc status\` names it; \`dvc pull\` fetches it," \
+	        "\`dvc commit\` keeps yours. In a copy without git: dvc config --local core.no_scm true"; \
+	    exit 1; \
+	} >&2
 	rm -f mlflow/tracked.json
 	snakemake --cores all --touch --forceall
 	dmf verify

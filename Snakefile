@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 try:
     from dmf.errors import DmfError
     from dmf.provenance import foreign_code, package_hash
-    from dmf.study import Study
+    from dmf.study import Study, read_settings
 except ImportError as error:
     raise WorkflowError(
         f"This Snakemake's environment has not the code of {workflow.basedir} ({error}). Use the "
@@ -33,6 +34,8 @@ if problem := foreign_code(Path(workflow.basedir)):
 # container that does not show the project.
 os.environ["DMF_PROJECT"] = str(workflow.basedir)
 os.environ["DMF_CODE"] = package_hash()
+# What a notebook asks matplotlib for needs the notebook; figures here go to files.
+os.environ["MPLBACKEND"] = "agg"
 
 
 envvars:
@@ -40,13 +43,27 @@ envvars:
     "DMF_CODE",
 
 
-configfile: str(Path(workflow.basedir) / "params.yaml")
-
-
-# The files given with --configfile name the study. Snakemake hands them on to the processes of its
-# jobs, here and on a cluster.
+# Snakemake's own reader keeps the last of two equal keys: each file is read strictly beside it. The
+# files given with --configfile name the study. Snakemake hands them on to the processes of its jobs,
+# here and on a cluster.
+params_file = Path(workflow.basedir) / "params.yaml"
 try:
-    study = Study.from_mapping(config, overlays=workflow.overwrite_configfiles)
+    for file in (params_file, *workflow.overwrite_configfiles):
+        read_settings(file)
+except DmfError as error:
+    raise WorkflowError(str(error)) from None
+
+
+configfile: str(params_file)
+
+
+try:
+    study = Study.from_mapping(
+        config,
+        overlays=workflow.overwrite_configfiles,
+        base=params_file,
+        typed=workflow.config_settings.config,
+    )
 except DmfError as error:
     raise WorkflowError(str(error)) from None
 
@@ -54,8 +71,15 @@ except DmfError as error:
 workdir: Path(workflow.basedir) / study.grid.workdir
 
 
-# Used only with --software-deployment-method apptainer; the Dockerfile says how to build it.
-container: str(Path(workflow.basedir) / "build/dmf.sif")
+# The Dockerfile says how to build it. Snakemake takes no image whose path holds a space or a brace.
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    image = Path(workflow.basedir) / "build/dmf.sif"
+    if set(str(image)) & set(" \t{}"):
+        raise WorkflowError(
+            f"Containers work only in a folder without spaces and braces in its path: {image}"
+        )
+
+    container: str(image)
 
 
 report: "workflow/report/workflow.rst"

@@ -1,8 +1,10 @@
 """The command people type: what it says, and how it ends."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -238,3 +240,69 @@ def test_plan_says_what_it_cannot_measure(tiny_study: StudyMaker) -> None:
     text = "\n".join(describe(study, plan(study)))
     assert "1 left (not measured: make the data first" in text
     assert "and what could not be measured" in text
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/etc", "a b", "phantom; touch x", "..", "Phantom"])
+@pytest.mark.parametrize("command", ["download", "filter", "card", "split"])
+def test_what_is_no_name_of_a_set_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    """With or without parameters of its own: an empty name stands for the folder of all sets."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw/other").mkdir(parents=True)
+    given = {"card": ("--here",), "split": ("0", "--parameters", "{}")}
+    refused = dmf(command, name, *given.get(command, ("--parameters", "{}")))
+    assert refused.returncode == 1
+    assert f"{name!r} is no name" in refused.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "other", "raw"]
+
+
+@pytest.mark.parametrize("seed", ["-1", "100", "99999999999"])
+def test_seeds_beyond_the_range_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = dmf("split", "phantom", "--parameters", "{}", "--", seed)
+    assert refused.returncode != 0
+    assert f"{seed} is no seed: use 0 to 99" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_none_are_refused_with_their_keys() -> None:
+    refused = dmf("split", "phantom", "0", "--parameters", '{"kind": "x", "trian": 1}')
+    assert refused.returncode == 1
+    assert "kind = 'x'" in refused.stderr
+    assert "Did you mean 'train'?" in refused.stderr
+
+
+def test_prune_lists_what_a_killed_writer_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(TINY))
+    folder = Path("models/phantom/fixed/seed-00")
+    folder.mkdir(parents=True)
+    for name, age in ((".tmp-old.json", 7200), (".tmp-young.json", 0)):
+        (folder / name).write_text("")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    assert [line.split(": ")[1] for line in dmf("prune").stdout.splitlines()] == [
+        str(folder / ".tmp-old.json")
+    ]
+    dmf("prune", "--delete")
+    assert os.listdir(folder) == [".tmp-young.json"]
+
+
+def test_what_nobody_foresaw_is_one_message_that_names_the_file(
+    trained: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(TINY))
+    monkeypatch.setattr("dmf.verify.read_arrays", lambda path: [][1])
+    done = dmf("verify")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: data/filtered/phantom.json: IndexError: ")
+    assert "dmf --traceback" in done.stderr
+    assert "Traceback" not in done.stderr
+    for asked in (("--traceback", "verify"), ("verify",)):
+        with pytest.raises(IndexError):
+            dmf(*asked)
+        monkeypatch.setenv("DMF_TRACEBACK", "1")

@@ -1,9 +1,12 @@
 """The files that repeat one another say the same."""
 
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,16 +50,58 @@ def test_constraints_hold_names_and_versions_only() -> None:
         assert re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line), line
 
 
+def hashed(name: str) -> dict[str, tuple[str, int]]:
+    """Return the version of each package of a hashed file, and how many hashes it has."""
+    text = (REPOSITORY / f"requirements/{name}.txt").read_text()
+    entries = re.split(r"(?m)^(?=[a-z])", text)[1:]
+    found = {}
+    for entry in entries:
+        package, version = re.match(r"([a-z0-9._-]+)(?:\[[a-z0-9,]+\])?==([^\s;]+)", entry).groups()
+        found[package.replace("_", "-").replace(".", "-")] = (
+            version,
+            len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", entry)),
+        )
+    return found
+
+
+def test_every_pin_has_its_hashes() -> None:
+    """But torch, which an index may have for CPUs or another CUDA, and what Windows alone needs."""
+    study, dev = hashed("study"), hashed("dev")
+    assert not study.keys() & dev.keys()
+    both = study | dev
+    assert all(number for _, number in both.values())
+    pins = {name.replace(".", "-"): version for name, version in PINS.items()}
+    assert pins.keys() - both.keys() == {"torch"}
+    assert {n for n in both if n not in pins} <= {"pyreadline3", "pywin32", "tzdata", "waitress"}
+    assert {n: version for n, (version, _) in both.items() if n in pins} == {
+        n: version for n, version in pins.items() if n in both
+    }
+
+
+def test_the_hashed_files_hold_what_their_extras_need() -> None:
+    study = hashed("study").keys()
+    for requirement in requirements("study", "cluster"):
+        assert requirement.name.lower() in {*study, "torch"}, requirement
+    for requirement in requirements("dev"):
+        assert requirement.name.lower() in {*study, *hashed("dev"), "torch"}, requirement
+
+
 def test_the_tests_have_what_a_cluster_has() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     assert set(extras["cluster"]) <= set(extras["dev"])
 
 
 def test_container_installs_the_project_with_the_same_pins() -> None:
-    """And pip sees the index of wheels without CUDA, if the build names it."""
+    """As `make` does; its torch comes from the index that the build names, and from no other."""
     recipe = (REPOSITORY / "Dockerfile").read_text()
-    assert "ARG PIP_EXTRA_INDEX_URL\nRUN pip install" in recipe
-    assert "pip install --no-cache-dir --constraint constraints.txt --editable '.[study]'" in recipe
+    assert "ARG TORCH_INDEX_URL=https://pypi.org/simple\n" in recipe
+    assert re.search(r"install .*--require-hashes .*requirements/study\.txt", recipe)
+    assert "--extra-index-url" not in recipe
+    assert recipe.rindex("USER dmf") > recipe.rindex("RUN pip")
+    kept = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"(?m)^COPY (.*) \S+$", recipe)
+    assert "*" in kept
+    assert {f"!{name}" for line in copied for name in line.split()} <= set(kept)
 
 
 def test_conda_environment_installs_the_project_with_the_same_pins() -> None:
@@ -125,3 +170,62 @@ def test_a_training_imports_neither_mlflow_nor_snakemake_nor_pandas() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """Return the files of the built wheel and source archive, and their sizes in bytes.
+
+    From a copy, by the build backend alone: a build in place would take what an earlier one left.
+    """
+    place = tmp_path_factory.mktemp("dist")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, listed):
+        source = REPOSITORY / name
+        if source.is_file() and not name.startswith("reports/published/"):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place / name)
+    (place / "reports/published/paper").mkdir(parents=True)
+    (place / "reports/published/paper/report.md").write_text("a result")
+    code = "from setuptools import build_meta as b; b.build_wheel('out'); b.build_sdist('out')"
+    subprocess.run([sys.executable, "-c", code], cwd=place, check=True, capture_output=True)
+    (wheel,), (archive,) = place.glob("out/*.whl"), place.glob("out/*.tar.gz")
+    assert wheel.name.startswith(archive.name.partition("-")[0])
+    with zipfile.ZipFile(wheel) as file, tarfile.open(archive) as tar:
+        return {
+            "wheel": {info.filename: info.file_size for info in file.infolist()},
+            "sdist": {m.name.partition("/")[2]: m.size for m in tar.getmembers() if m.isfile()},
+        }
+
+
+@pytest.mark.slow
+def test_what_is_distributed_is_the_package_and_nothing_else(
+    distributions: dict[str, dict[str, int]],
+) -> None:
+    package = {
+        path.relative_to(REPOSITORY / "src").as_posix()
+        for path in (REPOSITORY / "src/dmf").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    wheel, sdist = distributions["wheel"], distributions["sdist"]
+    assert {name for name in wheel if ".dist-info/" not in name} == package
+    assert {f"src/{name}" for name in package} <= sdist.keys()
+    for name, size in (wheel | sdist).items():
+        assert not name.startswith(("reports", "tests", "data", "models", "build")), name
+        assert size < 200_000, name
+    assert any(name.endswith("/licenses/LICENSE") for name in wheel)
+
+
+def test_the_command_without_the_study_says_what_it_needs() -> None:
+    """`pip install .` puts `dmf` on the PATH, but none of the packages that it needs."""
+    code = "import sys; sys.modules['typer'] = None; from dmf.cli import main"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install '.[study]'" in done.stderr
+    assert "Traceback" not in done.stderr

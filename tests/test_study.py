@@ -221,3 +221,56 @@ def test_step_parameters_survive_json() -> None:
     ):
         text = parameters.model_dump_json()
         assert type(parameters).model_validate_json(text) == parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("training: {epochs: 3}\nmodel: {}\ntraining: {epochs: 4}\n", "training", (1, 3)),
+        ("training:\n  epochs: 3\n  batch_size: 8\n  epochs: 4\n", "epochs", (2, 4)),
+        ('{"data": {"image_size": 32,\n "image_size": 64}}', "image_size", (1, 2)),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_lines(
+    tmp_path: Path, text: str, key: str, lines: tuple[int, int]
+) -> None:
+    overlay = tmp_path / "twice.yaml"
+    overlay.write_text(text)
+    told = rf"twice\.yaml .*'{key}' is given twice, in lines {lines[0]} and {lines[1]}"
+    with pytest.raises(DmfError, match=told):
+        Study.load(REPOSITORY / "params.yaml", overlay)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("utf-16", "UTF-16"), ("cp1252", "byte 0xfc in line 2"), ("utf-8-sig", "")],
+)
+def test_the_encoding_of_a_file_is_named(tmp_path: Path, encoding: str, told: str) -> None:
+    overlay = tmp_path / "odd.yaml"
+    overlay.write_bytes("training: {epochs: 3}\n# für uns\n".encode(encoding))
+    if not told:
+        assert Study.load(REPOSITORY / "params.yaml", overlay).training.epochs == 3
+        return
+    with pytest.raises(DmfError, match=rf"odd\.yaml is not UTF-8 text .*{told}.* Save it as UTF-8"):
+        Study.load(REPOSITORY / "params.yaml", overlay)
+
+
+def test_values_that_repeat_themselves_fill_no_disk(tmp_path: Path) -> None:
+    """Nine levels of aliases, nine each: 280 bytes, and 9⁹ words if printed."""
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    overlay = tmp_path / "bomb.yaml"
+    overlay.write_text("\n".join([*levels, "training: {epochs: *a8}"]))
+    with pytest.raises(DmfError) as refused:
+        Study.load(REPOSITORY / "params.yaml", overlay)
+    assert "training.epochs" in str(refused.value)
+    assert len(str(refused.value)) < 10_000
+
+
+def test_what_was_typed_is_named_and_the_better_way_told() -> None:
+    typed = {"training": {"epochs": "3"}}
+    with pytest.raises(DmfError, match=r"params\.yaml \+ --config is not(.|\n)*--configfile"):
+        Study.from_mapping({**TINY, **typed}, typed=typed)
+    with pytest.raises(DmfError) as other:
+        Study.from_mapping(tiny(data={"image_size": 33}), typed={"execution": {"device": "cpu"}})
+    assert "--configfile" not in str(other.value)

@@ -25,7 +25,7 @@ _HOMES = {
 }
 
 try:
-    __version__ = version("dmf")
+    __version__ = version("dynamic-memory-fusion")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 

@@ -1,28 +1,37 @@
 """Arguments that several commands of `dmf` take, and the study that they name."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from dmf import layout
 from dmf.errors import DmfError
+from dmf.files import make_folder
 from dmf.provenance import foreign_code
-from dmf.settings import Name, Settings
+from dmf.settings import MOST_SEEDS, NAME, Settings
 from dmf.study import Study
+from dmf.validation import explain
 
 T = TypeVar("T", bound=Settings)
 
 
-def name(value: str) -> str:
-    """Let names pass that are those of a data set: they become folders."""
-    try:
-        return TypeAdapter(Name).validate_python(value)
-    except ValidationError:
-        raise typer.BadParameter(f"{value!r} is no name of a data set, such as busi") from None
+def a_name(text: str | None) -> str | None:
+    """Refuse what is no name: it would become a path. Raises DmfError."""
+    if text is not None and not re.fullmatch(NAME, text):
+        raise DmfError(f"{text!r} is no name: use small letters, digits and _, a letter first")
+    return text
+
+
+def _a_seed(seed: int) -> int:
+    """Refuse what no study has, and no name of a file is made for. Raises DmfError."""
+    if not 0 <= seed < MOST_SEEDS:
+        raise DmfError(f"{seed} is no seed: use 0 to {MOST_SEEDS - 1}")
+    return seed
 
 
 def _with_its_own_code(params: Path) -> Path:
@@ -43,10 +52,8 @@ Overlay = Annotated[
     list[Path] | None,
     typer.Option("--overlay", help="Laid over the study, in order, e.g. config/demo.yaml."),
 ]
-
-
-Dataset = Annotated[str, typer.Argument(callback=name)]
-Seed = Annotated[int, typer.Argument(min=0, max=99)]
+Dataset = Annotated[str, typer.Argument(help="As in params.yaml.", callback=a_name)]
+Seed = Annotated[int, typer.Argument(callback=_a_seed)]
 Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
 Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
 ROOT_PARAMS = Path("params.yaml")
@@ -56,7 +63,7 @@ def enter_study(params: Path, overlay: list[Path] | None) -> Study:
     """Load the study and enter its working directory."""
     study = Study.load(params, *(overlay or []))
     workdir = params.parent / study.grid.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     os.chdir(workdir)
     return study
 
@@ -69,7 +76,15 @@ def parameters_of(
     take: Callable[[Study], T],
 ) -> T:
     """Return a step's parameters: those in the JSON `text`, else what `take` takes of the study."""
-    return take(enter_study(params, overlay)) if text is None else model.model_validate_json(text)
+    return take(enter_study(params, overlay)) if text is None else parsed(model, text)
+
+
+def parsed(model: type[T], text: str) -> T:
+    """Return parameters given as JSON; raises DmfError if they are not what ``model`` says."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise DmfError(f"--parameters or --execution: not valid\n{explain(error, model)}") from None
 
 
 def model_at(named: Path, params: Path, overlay: list[Path] | None) -> Path:

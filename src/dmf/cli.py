@@ -4,13 +4,19 @@ Snakemake gives a step its parameters as JSON (``--parameters``), relative to th
 directory. People leave that out: the parameters then come from ``params.yaml`` and its overlays.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ImportError as error:
+    sys.exit(
+        f"error: {error}. This environment has the fusion alone (`from dmf import "
+        "DynamicMemoryFusion`). The command `dmf` belongs to the study: `make environment` in the "
+        "project's folder, or pip install '.[study]' there."
+    )
 
 from dmf import __version__, layout
 from dmf.arguments import (
@@ -21,13 +27,15 @@ from dmf.arguments import (
     Params,
     Root,
     Seed,
+    a_name,
     enter_study,
     model_at,
-    name,
     parameters_of,
+    parsed,
     refuse_foreign_code,
 )
 from dmf.errors import DmfError
+from dmf.markup import printable
 from dmf.settings import Execution, Split
 from dmf.study import (
     DownloadParameters,
@@ -45,6 +53,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+TRACEBACK = "DMF_TRACEBACK"
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -57,7 +67,12 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar=TRACEBACK, help="Show where an error came from.")
+    ] = False,
 ) -> None:
+    # What a notebook asks matplotlib for needs the notebook; here every figure goes to a file.
+    os.environ["MPLBACKEND"] = "agg"
     # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
     project = os.environ.get("DMF_PROJECT")
     if project:
@@ -65,7 +80,13 @@ def _main(
 
 
 @app.command()
-def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
+def check(
+    devices_too: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look at this machine's devices too.")
+    ] = True,
+    params: Params = ROOT_PARAMS,
+    overlay: Overlay = None,
+) -> None:
     """Validate the study; say what it consists of, and where it would train on this machine."""
     from dmf.training import devices, probe
 
@@ -79,6 +100,8 @@ def check(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
         f"configurations x {grid.seeds} seeds = {runs} runs of {length} {unit} at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
+    if not devices_too:
+        return
     names = devices.device_names(study.execution)
     if not names:  # to say in which precision would take torch, and seconds
         typer.echo("trainings here run on the CPU")
@@ -196,8 +219,8 @@ def train(
             )
         chosen, where = study.run_parameters(configuration), study.execution
     else:
-        chosen = RunParameters.model_validate_json(parameters)
-        where = Execution.model_validate_json(execution or "{}")
+        chosen = parsed(RunParameters, parameters)
+        where = parsed(Execution, execution or "{}")
     try:
         cell = layout.Cell(dataset, chosen.configuration.name, seed)
         train_run(Run(cell, chosen), where, _say)
@@ -235,11 +258,13 @@ def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overl
     """Write tables, verdicts and the page reports/index.html."""
     from dmf.analysis import results, tables
     from dmf.analysis.page import page
+    from dmf.tracking import stores
 
     given = _report_parameters(parameters, params, overlay)
     frame = results.read(layout.RESULTS)
     tables.write_all(frame, given, layout.TABLES)
-    page.write(frame, given, layout.REPORTS)
+    server = stores.public(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    page.write(frame, given, layout.REPORTS, server=server)
     typer.echo(f"report: {layout.PAGE.resolve()}")
 
 
@@ -320,7 +345,7 @@ def ui(
     command = tracking.server_command(port=port)
     typer.echo(tracking.track(study.report_parameters(), log=_say).message)
     typer.echo(f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.")
-    os.execve(command[0], command, tracking.server_environment())
+    os.execve(command[0], command, tracking.server_environment(port=port))
 
 
 @app.command()
@@ -349,7 +374,7 @@ def evaluate(
     ],
     dataset: Annotated[
         str,
-        typer.Option(help="A downloaded set that it was not trained on.", callback=name),
+        typer.Option(help="A downloaded set that it was not trained on.", callback=a_name),
     ],
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
@@ -367,7 +392,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    dataset: Annotated[str | None, typer.Option(help="Only this set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this set.", callback=a_name)] = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
@@ -377,7 +402,7 @@ def verify(
     study = enter_study(params, overlay)
     found = problems(study, study.grid.datasets if dataset is None else [dataset])
     for line in found:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
     if found:
         raise DmfError(
             f"{len(found)} problems. Run `snakemake --cores all` to make the stale parts again, "
@@ -410,14 +435,18 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Run the command; failures the user can mend become one message and exit status 1."""
+    """Run the command; whatever goes wrong becomes one message and exit status 1.
+
+    With `--traceback`, or DMF_TRACEBACK set, it shows where it came from instead.
+    """
     try:
         app()
-    except DmfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except json.JSONDecodeError as error:
-        print(f"error: not valid JSON: {error}", file=sys.stderr)
+    except Exception as error:
+        if "--traceback" in sys.argv or os.environ.get(TRACEBACK):
+            raise
+        from dmf.unexpected import in_words
+
+        print(printable(f"error: {in_words(error)}"), file=sys.stderr)
         sys.exit(1)
 
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from dmf.errors import DmfError
 from dmf.settings import Count, Settings
 from dmf.validation import explain
+from dmf.yaml_files import read_yaml
 
 Word = Annotated[str, Field(pattern=r"^[^\s'\"]+$")]
 YEAR = 365 * 24 * 60  # minutes: what "infinite" means here
@@ -61,21 +61,20 @@ def for_profile(path: str) -> tuple[Site, int]:
     """
     try:
         site = read(Path(path))
-        return site, check(site)
+        try:
+            return site, check(site)
+        except DmfError as error:
+            raise DmfError(f"{path}: {error}") from None
     except DmfError as error:
-        sys.exit(f"error: {path}: {error}")
+        sys.exit(f"error: {error}")
 
 
 def read(path: Path) -> Site:
     """Read and validate ``path``; raises DmfError naming each wrong or missing value."""
     try:
-        return Site.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as error:
-        raise DmfError(f"cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise DmfError(f"not valid YAML: {error}") from None
+        return Site.model_validate(read_yaml(path) or {})
     except ValidationError as error:
-        raise DmfError(f"not a valid site:\n{explain(error, Site)}") from None
+        raise DmfError(f"{path}: not a valid site:\n{explain(error, Site)}") from None
 
 
 def check(site: Site) -> int:

@@ -31,7 +31,9 @@ Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=16, le=1024)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+MOST_SEEDS = 100
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 
 
 def _slots(value: Any) -> Any:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dmf.configurations import Configuration, parse_configuration
 from dmf.data.catalogue import entries
 from dmf.errors import DmfError
 from dmf.settings import (
+    MOST_SEEDS,
     ArchiveSource,
     Auxiliary,
     Data,
@@ -41,6 +41,7 @@ from dmf.settings import (
     Tversky,
 )
 from dmf.validation import explain
+from dmf.yaml_files import read_yaml
 
 BASE = "params.yaml"
 PAPER_DATASETS = ("busi", "busc", "bus")
@@ -56,10 +57,10 @@ class Grid(Settings):
     """Which runs make up the study."""
 
     name: Name
-    workdir: str
+    workdir: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
     datasets: Annotated[list[Name], Field(min_length=1)]
     configurations: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[int, Field(ge=1, le=100)] = 10
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 10
 
     @field_validator("configurations")
     @classmethod
@@ -176,11 +177,17 @@ class Study(Settings):
 
     @classmethod
     def from_mapping(
-        cls, values: Mapping[str, Any], *, overlays: Sequence[Path] = (), base: Path = Path(BASE)
+        cls,
+        values: Mapping[str, Any],
+        *,
+        overlays: Sequence[Path] = (),
+        base: Path = Path(BASE),
+        typed: Mapping[str, Any] | None = None,
     ) -> Self:
         """Validate ``values`` of ``base`` with ``overlays`` merged in, which name the study.
 
-        Raises DmfError with the key, the value and what is allowed.
+        ``typed`` are those of Snakemake's `--config`, merged in as well. Raises DmfError with the
+        files, the key, the value and what is allowed.
         """
         stems = [path.stem for path in overlays if path.name != BASE]
         name = "_".join(stems) or "paper"
@@ -191,15 +198,22 @@ class Study(Settings):
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
-            origin = " + ".join(map(str, (base, *overlays)))
-            raise DmfError(f"{origin} is not a valid study:\n{explain(error, cls)}") from None
+            origin = " + ".join(map(str, (base, *overlays, *(["--config"] if typed else []))))
+            problems = explain(error, cls)
+            wrong = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+            if wrong & set(typed or ()):
+                problems += (
+                    "\n  --config hands over text and whole sections: write the values into a file "
+                    "instead, and name it with --configfile."
+                )
+            raise DmfError(f"{origin} is not a valid study:\n{problems}") from None
 
     @classmethod
     def load(cls, path: Path = Path(BASE), *overlays: Path) -> Self:
         """Read ``path``, lay the overlays over it (lists replace, mappings merge), validate."""
         values: dict[str, Any] = {}
         for file in (path, *overlays):
-            values = _merge(values, _read_yaml(file))
+            values = _merge(values, read_settings(file))
         return cls.from_mapping(values, overlays=overlays, base=path)
 
     @property
@@ -286,16 +300,10 @@ def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key} = {value}"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DmfError(
-            f"{path} cannot be read ({error.strerror}). Run from the project's root, "
-            "or name the file with --params."
-        ) from None
-    except yaml.YAMLError as error:
-        raise DmfError(f"{path} is not valid YAML: {error}") from None
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the sections of ``params.yaml`` or an overlay; raises DmfError if it holds none."""
+    elsewhere = "Run from the project's root, or name the file with --params."
+    values = read_yaml(path, *([] if path.exists() else [elsewhere]))
     if not isinstance(values, dict):
         raise DmfError(f"{path} must hold a mapping of sections, not {type(values).__name__}")
     return values

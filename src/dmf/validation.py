@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,21 @@ from pydantic import BaseModel, ValidationError
 from dmf.settings import ArchiveSource, FolderSource, PhantomSource
 
 SOURCES = (PhantomSource, ArchiveSource, FolderSource)
+MOST_PROBLEMS = 20
+
+# YAML's aliases make values of a few bytes whose text would fill the disk.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 6, 10
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return a line `  key: what is wrong` for each problem, with a suggestion for typos."""
-    return "\n".join(f"  {_line(problem, model)}" for problem in error.errors())
+    problems = error.errors()
+    lines = [f"  {_line(problem, model)}" for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"  … and {len(problems) - MOST_PROBLEMS} more")
+    return "\n".join(lines)
 
 
 def _line(problem: Any, model: type[BaseModel]) -> str:
@@ -35,7 +46,7 @@ def _line(problem: Any, model: type[BaseModel]) -> str:
         case "missing":
             return f"{key}: missing; this key is needed"
     message = re.sub(r"^Input s", "s", problem["msg"])
-    return f"{key} = {problem['input']!r}: {message}"
+    return f"{key} = {_SHORT.repr(problem['input'])}: {message}"
 
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """Whether what lies on the disk is what the study asks for."""
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +12,11 @@ from dmf import layout
 from dmf.data import raw
 from dmf.data.arrays import read_arrays
 from dmf.errors import DmfError
-from dmf.files import read_json
+from dmf.files import read_json, writing
 from dmf.study import Study
 from dmf.training.run_record import Run, complete_record, misfits, runs
+
+SECONDS_TO_WRITE = 3600
 
 
 def problems(study: Study, datasets: Sequence[str]) -> list[str]:
@@ -30,7 +34,10 @@ def problems(study: Study, datasets: Sequence[str]) -> list[str]:
 
 
 def strangers(study: Study, *, delete: bool) -> list[Path]:
-    """Return (and delete, if asked) run folders, checkpoints and splits the study does not name."""
+    """Return (and delete, if asked) run folders, checkpoints and splits the study does not name.
+
+    And what killed processes left half-written, if it is an hour old.
+    """
     cells = layout.cells(study.grid)
     expected = {path for cell in cells for path in (cell.folder, cell.live_folder, cell.split)}
     there = (
@@ -39,10 +46,22 @@ def strangers(study: Study, *, delete: bool) -> list[Path]:
         *sorted(layout.SPLITS.glob("*/seed-*.csv")),
     )
     found = [path for path in there if path not in expected]
+    found += [path for path in _half_written() if not any(path.is_relative_to(f) for f in found)]
     if delete:
         for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with writing(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return found
+
+
+def _half_written() -> Iterator[Path]:
+    """Yield the temporary files of writers that were killed: those at work are younger."""
+    places = (layout.FILTERED.parent, layout.MODELS, layout.LIVE, layout.REPORTS, layout.MLFLOW)
+    for place in places:
+        for path in sorted(place.rglob(".tmp-*")):
+            with suppress(OSError):  # it has just been renamed
+                if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE:
+                    yield path
 
 
 def _raw_problems(dataset: str) -> Iterator[str]:

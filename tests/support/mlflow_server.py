@@ -33,7 +33,7 @@ class Server:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
-                env=server_environment(),
+                env=server_environment(self.database, port=self.port),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

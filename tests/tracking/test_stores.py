@@ -1,6 +1,8 @@
 """Where runs go, what an unreachable place does, and what a training never loads."""
 
+import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,58 @@ def test_no_module_of_the_package_imports_mlflow() -> None:
         "assert not [m for m in sys.modules if m.split('.')[0] == 'mlflow']\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@host:1/db", "postgresql://host:1/db"),
+        ("postgresql://me:se/cret@host/db", "postgresql://host/db"),
+        ("postgresql://me:se@cret@host/db", "postgresql://host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db"),
+        ("http://me:secret@host/prefix", "http://host/prefix"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+    ],
+)
+def test_no_password_is_shown_whatever_characters_it_holds(address: str, shown: str) -> None:
+    assert stores.public(f"at {address} no") == f"at {shown} no"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://me:se/cret@h/db", "postgresql://me:se@cret@h/db", "http://me:5/cret@h:5000"],
+)
+def test_an_address_whose_password_would_become_a_host_is_refused(address: str) -> None:
+    with pytest.raises(DmfError, match="%40, %2F and %3A") as refused:
+        tracking_uri(address)
+    assert "cret" not in str(refused.value)
+
+
+def test_no_other_user_sees_the_servers_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All see the arguments of a command. And no other name than this machine's is answered to."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@127.0.0.1/db")
+    port = free_port()
+    assert "secret" not in " ".join(server_command(port=port))
+    environment = server_environment(port=port)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@127.0.0.1/db"
+    assert environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == f"127.0.0.1:{port},localhost:{port}"
+
+
+def test_the_cause_of_a_failure_is_told_not_its_wrapping() -> None:
+    inner = sqlite3.OperationalError("database is locked")
+    try:
+        raise RuntimeError("(raised as a result of Query-invoked autoflush; ...)\nmore") from inner
+    except RuntimeError as error:
+        said = stores.cause(error)
+    assert said == "database is locked (another process holds the database for long)"
+    assert stores.cause(ValueError("no postgresql://me:secret@h/db")) == "no postgresql://h/db"
+
+
+def test_a_new_database_is_as_open_as_the_umask_allows(workdir: Path) -> None:
+    """Colleagues of a shared folder deliver into it too, where the umask says so."""
+    before = os.umask(0o002)
+    try:
+        stores.connect(tracking_uri())
+    finally:
+        os.umask(before)
+    assert Path("mlflow/mlflow.db").stat().st_mode & 0o777 == 0o664

@@ -12,6 +12,7 @@ import pytest
 
 from dmf.errors import DmfError
 from dmf.settings import Execution
+from dmf.training import devices
 from dmf.training.cards import Card, query
 from dmf.training.devices import (
     describe,
@@ -27,6 +28,7 @@ from dmf.training.devices import (
 SLURM_JOB = """
 import os, sys, time
 from dmf.settings import Execution
+from dmf.training import devices
 from dmf.training.devices import device_names, lease
 with lease(device_names(Execution(device="cuda")), 1) as name:
     print(os.environ["SLURM_JOB_ID"], name, flush=True)
@@ -301,3 +303,30 @@ def test_trainings_of_one_slurm_job_share_its_device(tmp_path: Path) -> None:
 def test_slots_outside_slurm_are_shared_by_all_studies_of_a_user() -> None:
     assert slot_folder({}) == slot_folder({"CUDA_VISIBLE_DEVICES": "0"})
     assert slot_folder({"SLURM_JOB_ID": "7"}) != slot_folder({})
+
+
+def test_a_folder_of_slots_that_is_another_users_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes it first in a shared /tmp would else hold every slot."""
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(DmfError, match="Set TMPDIR"), lease(["0"], 1, tmp_path):
+        pass
+
+
+def test_a_long_wait_for_a_slot_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "SECONDS_UNTIL_SAID", 0)
+
+    class Told(Exception):  # noqa: N818 - ends the wait
+        pass
+
+    def say(line: str) -> None:
+        raise Told(line)
+
+    with (
+        lease(["0"], 1, tmp_path),
+        pytest.raises(Told, match=f"1 slots of GPU 0 .*{tmp_path}"),
+        lease(["0"], 1, tmp_path, log=say),
+    ):
+        pass

@@ -21,7 +21,8 @@ rule download:
             wildcards.dataset
         ).model_dump_json(),
         code=code_hash("download"),
-        root=workflow.basedir,
+        # A function: text would be searched for wildcards, and a path may hold braces.
+        root=lambda wildcards: str(workflow.basedir),
     shell:
         "dmf download {wildcards.dataset} --root {params.root:q}"
         " --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"

@@ -11,9 +11,10 @@ import pandas as pd
 
 from dmf.configurations import factors
 from dmf.errors import DmfError
-from dmf.files import atomic_path, read_json, write_json
+from dmf.files import atomic_path, write_json
 from dmf.layout import CURVES, MEANS, RESULTS, Cell, cells
 from dmf.outcomes import EVALUATIONS, FOREGROUND_METRICS, METRICS, SUBSETS
+from dmf.records import Outcome
 from dmf.study import Grid
 
 COLUMNS = [
@@ -120,9 +121,9 @@ def histories(grid: Grid) -> pd.DataFrame:
     for cell in cells(grid):
         if not cell.history.exists():
             continue
-        frame = _read_csv(cell.history)
+        frame = _read_csv(cell.history, "epoch")
         if cell.timing.exists():
-            timing = _read_csv(cell.timing)[["epoch", "seconds"]]
+            timing = _read_csv(cell.timing, "epoch", "seconds")[["epoch", "seconds"]]
             frame = frame.merge(timing, on="epoch", how="left")
         names = pd.DataFrame(
             {"dataset": cell.dataset, "configuration": cell.configuration, "seed": cell.seed},
@@ -146,11 +147,9 @@ def _rows(cell: Cell) -> Iterator[dict[str, Any]]:
     if not cell.metrics.exists():
         yield {**run, "status": "missing"}
         return
-    metrics = read_json(cell.metrics)
+    metrics = Outcome.read(cell.metrics)
     try:
         run["status"] = metrics["status"]
-        if run["status"] not in STATUSES:
-            raise ValueError(f"unknown status {run['status']!r}")
         if run["status"] != "complete":
             yield run
             return
@@ -181,9 +180,15 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({"seed": "int64", "value": "float64"})
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, *needed: str) -> pd.DataFrame:
+    """Return a table of numbers; raises DmfError if it is none, or lacks a ``needed`` column."""
     try:
-        return pd.read_csv(path)
+        frame = pd.read_csv(path)
+        if absent := set(needed) - set(frame.columns):
+            raise ValueError(f"no column {', '.join(sorted(absent))}")
+        if texts := frame.select_dtypes(exclude="number").columns.tolist():
+            raise ValueError(f"no numbers in column {texts[0]!r:.50}")
+        return frame
     except (ValueError, OSError) as error:
         raise DmfError(
             f"{path} cannot be read ({error}). Delete its folder and train the run again."

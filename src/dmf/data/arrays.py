@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dmf.errors import DmfError
-from dmf.files import atomic_path, read_json, write_json
+from dmf.files import atomic_path, write_json
 from dmf.layout import FILTERED
 from dmf.outcomes import SUBSETS
+from dmf.records import ArraysDescription
 
 Images = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -86,7 +87,7 @@ def read_arrays(path: Path) -> Arrays:
 
     Raises DmfError if the arrays are missing, damaged, or not those that were described.
     """
-    description = read_json(path)
+    description = ArraysDescription.read(path)
     stored = path.with_suffix(".npz")
     remedy = f"Delete {path} and run the filter step again."
     try:
@@ -96,7 +97,7 @@ def read_arrays(path: Path) -> Arrays:
         raise DmfError(
             f"{stored}, the arrays that {path} describes, is missing. {remedy}"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DmfError(f"{stored} is damaged ({error}). {remedy}") from None
     try:
         arrays = Arrays(
@@ -107,6 +108,10 @@ def read_arrays(path: Path) -> Arrays:
             **{name: contents[name] for name in IMAGES},
         )
         expected = description["sha256"]
+        counts = {len(contents[name]) for name in TEXTS + IMAGES}
+        dimensions = [contents[name].ndim for name in TEXTS + IMAGES]
+        if len(counts) != 1 or dimensions != [1, 1, 3, 3, 3]:
+            raise TypeError("not one id, image and mask each")
     except (KeyError, TypeError) as error:
         raise DmfError(f"{path} does not describe arrays ({error!r}). {remedy}") from None
     if arrays.sha256 != expected:

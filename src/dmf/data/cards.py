@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from dmf import layout
 from dmf.data import arrays, raw, splits
 from dmf.files import atomic_path, write_text
+from dmf.markup import plain
 from dmf.settings import Split
 
 SEEDS = 10  # splits over which leaks are averaged
@@ -124,7 +125,7 @@ def _duplicate_lines(
         ]
     mixed = manifest.groupby("group").filter(lambda images: images["class"].nunique() > 1)
     for _, images in mixed.groupby("group"):
-        lines.append(f"- of different classes: {', '.join(images['id'])}")
+        lines.append(f"- of different classes: {', '.join(map(plain, images['id']))}")
     return [*lines, ""] if len(mixed) else lines
 
 
@@ -157,7 +158,7 @@ def _problem_lines(description: dict[str, Any]) -> list[str]:
     problems = description.get("problems", [])
     if not problems:
         return []
-    lines = [f"- `{problem['file']}`: {problem['detail']}" for problem in problems]
+    lines = [f"- {plain(problem['file'])}: {plain(problem['detail'])}" for problem in problems]
     return ["## Images that could not be used", "", *lines, ""]
 
 
@@ -230,5 +231,7 @@ def _save(figure: Figure, path: Path, synthetic: bool) -> None:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [head, "|" + "---|" * (head.count("|") - 1), *body]
+    head, *body = rows
+    rule = "|" + "---|" * len(head)
+    shown = [f"| {' | '.join(map(plain, row))} |" for row in (head, *body)]
+    return [shown[0], rule, *shown[1:]]

@@ -14,7 +14,8 @@ from dmf import layout
 from dmf.data import duplicates
 from dmf.data.patients import by_numbering
 from dmf.errors import DmfError
-from dmf.files import read_json, sha256_json
+from dmf.files import sha256_json
+from dmf.records import Description
 
 Image = npt.NDArray[np.uint8]
 
@@ -161,8 +162,7 @@ def read_manifest(dataset: str) -> pd.DataFrame:
 
 def read_description(dataset: str) -> dict[str, Any]:
     """Return `manifest.json`: kind, classes, licence, citation, address, problems and so on."""
-    description: dict[str, Any] = read_json(layout.description(dataset))
-    return description
+    return Description.read(layout.description(dataset))
 
 
 def read_images(

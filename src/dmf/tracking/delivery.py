@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dmf.errors import DmfError, Log
-from dmf.files import read_json, sha256_file, write_json
+from dmf.files import locked, read_json, sha256_file, write_json
 from dmf.layout import HISTORY, MLFLOW, PAGE, TRACKED, Cell, cells
 from dmf.study import ReportParameters
 from dmf.tracking.experiment import Experiment, Live
 from dmf.tracking.runs import Finished, live_key, read_rows
 from dmf.tracking.stores import (
+    cause,
     connect,
     is_server,
     may_hold_runs,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60
 LOG_SECONDS = 10
+# What MLflow says of a value it cannot take; of anything else the store is the reason.
+REFUSED_BY_VALUE = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,8 @@ class _Delivery:
 
     def deliver(self, *, live: bool = False) -> Summary:
         """Deliver what is finished and not there yet, with ``live`` also running trainings."""
-        MLFLOW.mkdir(exist_ok=True)
         try:
-            with FileLock(MLFLOW / ".lock", timeout=LOCK_SECONDS):
+            with locked(MLFLOW / ".lock", timeout=LOCK_SECONDS):
                 return self._deliver(live)
         except Timeout:
             if not TRACKED.exists():
@@ -138,8 +140,7 @@ class _Delivery:
                         self._experiment(dataset).describe()
                     done = done | {PAGE.name: sha256_file(PAGE)}
         except Exception as error:  # of whatever type: MLflow must not stop the study
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            failure = public(lines[0])
+            failure = cause(error)
             self._forget()
         notes = tracked | {store: dict(sorted(done.items()))}
         if notes != tracked:
@@ -158,7 +159,8 @@ class _Delivery:
     ) -> Iterator[list[Finished]]:
         """Deliver by configuration; yield the runs of each that is through.
 
-        Runs whose tables cannot be read are left out and told in ``problems``.
+        Runs whose tables cannot be read, or whose values MLflow refuses, are left out and told in
+        ``problems``: one bad run keeps no other out.
         """
         existing: dict[str, dict[str, list[Run]]] = {}
         last, count = time.monotonic(), len(self.delivered)
@@ -176,9 +178,16 @@ class _Delivery:
                 if not group and not going_on:
                     continue
                 whole = not live or len(group) == self.study.grid.seeds
-                self.delivered |= experiment.deliver(
-                    configuration, group, going_on, self.live, present, whole=whole
-                )
+                try:
+                    self.delivered |= experiment.deliver(
+                        configuration, group, going_on, self.live, present, whole=whole
+                    )
+                except Exception as error:
+                    if getattr(error, "error_code", "") not in REFUSED_BY_VALUE:
+                        raise  # the store is at fault, and would be for the others
+                    said = f"MLflow refuses its values: {cause(error)}"
+                    problems += [f"{run.cell.folder}: {said}" for run in group]
+                    continue
                 self.seen |= {run.cell: run.version for run in group}
                 if whole:
                     yield group

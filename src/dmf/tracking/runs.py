@@ -13,6 +13,7 @@ from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
 from dmf.layout import HISTORY, RECORD, Cell
 from dmf.outcomes import EVALUATIONS, SUBSETS
+from dmf.records import Outcome, RunRecord
 
 Row = dict[str, float]
 Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
@@ -46,7 +47,7 @@ class Finished:
     def read(cls, cell: Cell) -> "Finished":
         """Read the folder of a finished run; raises DmfError if it is damaged."""
         run, metrics = cell.record, cell.metrics
-        record, outcome = read_json(run), read_json(metrics)
+        record, outcome = RunRecord.read(run), Outcome.read(metrics)
         for path, value, names in (
             (run, record, {"key", "parameters", "hashes"}),
             (metrics, outcome, {"status", "last", "best"}),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dmf.errors import DmfError
+from dmf.files import make_folder, writing
 from dmf.layout import ARTIFACTS, DATABASE
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ UNLESS_SET = {
     # A request repeated after a lost answer would create a run twice; the next delivery repeats
     # what is missing.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+# Where a connection is refused, the reason is the last thing that a chain of errors says.
+_CAUSES = {
+    "database is locked": "another process holds the database for long",
+    "readonly database": "you may not write the database, its -wal or its -shm file",
+    "unable to open database file": "you may not open the database, or its folder is missing",
 }
 
 
@@ -50,7 +57,34 @@ def tracking_uri(uri: str | None = None) -> str:
             "http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql://HOST/DATABASE, "
             f"or unset it to use {DATABASE}."
         )
+    if not found.startswith("sqlite") and not _is_readable(found):
+        raise DmfError(
+            "MLFLOW_TRACKING_URI cannot be read: write the characters @, / and : of its password "
+            "as %40, %2F and %3A."
+        )
     return found.rstrip("/")
+
+
+def _is_readable(address: str) -> bool:
+    """Return whether host and password can be told apart: else half a password becomes a host."""
+    before = address.partition("?")[0]
+    try:
+        parts = urlsplit(before)
+        return before.count("@") == parts.netloc.count("@") <= 1 and parts.port != 0
+    except ValueError:
+        return False
+
+
+def cause(error: BaseException) -> str:
+    """Return in one line why MLflow failed, without passwords.
+
+    MLflow and SQLAlchemy wrap what the database said; their own first line often says nothing.
+    """
+    while error.__cause__ is not None or getattr(error, "orig", None) is not None:
+        error = getattr(error, "orig", None) or error.__cause__ or error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    known = [said for text in lines for words, said in _CAUSES.items() if words in text]
+    return public(f"{lines[0]} ({known[0]})" if known else lines[0])
 
 
 def is_server(address: str) -> bool:
@@ -59,8 +93,12 @@ def is_server(address: str) -> bool:
 
 
 def public(text: str) -> str:
-    """Return ``text`` without the user names and passwords of the addresses in it."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
+    """Return ``text`` without the user names and passwords of the addresses in it.
+
+    A password may hold any character but a space, `/` and `@` included, and a database's may stand
+    in its query: all before the last `@` of an address goes, and so does what follows a `?`.
+    """
+    return re.sub(r"(?<!sqlite)(://)(?:[^\s'\"]*@)?([^\s'\"?]*)(?:\?[^\s'\"]*)?", r"\1\2", text)
 
 
 def may_hold_runs(address: str) -> bool:
@@ -77,9 +115,12 @@ def connect(address: str) -> "MlflowClient":
     _check_reachable(address)
     file = _sqlite_file(address)
     if file is not None and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         for left_by_a_deleted_one in ("-wal", "-shm"):
             Path(f"{file}{left_by_a_deleted_one}").unlink(missing_ok=True)
+        with writing(file):
+            # SQLite's own 0644 would lock colleagues out, whatever the umask allows them.
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o666))
         with closing(sqlite3.connect(file)) as database:
             # Kept by the file: pages read while runs arrive, and a commit syncs the disk once.
             database.execute("PRAGMA journal_mode = WAL")
@@ -112,7 +153,6 @@ def server_command(uri: str | None = None, *, port: int = 5000) -> list[str]:
                 f"another one: --port {port + 1}"
             ) from None
     options = {
-        "--backend-store-uri": address,
         "--artifacts-destination": str(ARTIFACTS.absolute()),
         "--workers": "1",
         "--host": "127.0.0.1",
@@ -127,9 +167,20 @@ def server_command(uri: str | None = None, *, port: int = 5000) -> list[str]:
     ]
 
 
-def server_environment() -> dict[str, str]:
-    """Return the environment for :func:`server_command`: no telemetry, no job workers."""
-    return {**os.environ, **ALWAYS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+def server_environment(uri: str | None = None, *, port: int = 5000) -> dict[str, str]:
+    """Return the environment for :func:`server_command`: no telemetry, no job workers.
+
+    The database's address, which may hold a password, is in it: every user of a machine sees the
+    arguments of a command. Names of this machine alone are answered to, so that no page of somebody
+    else's can read the runs through the browser.
+    """
+    return {
+        **os.environ,
+        **ALWAYS,
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(uri),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
 
 
 def _sqlite_file(address: str) -> Path | None:

@@ -15,11 +15,13 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from dmf.errors import DmfError
+from dmf.errors import DmfError, Log
+from dmf.files import make_folder
 from dmf.settings import Execution
 from dmf.training import cards
 
 POLL_SECONDS = 0.2
+SECONDS_UNTIL_SAID = 10
 # `slots: auto`: beyond eight, one GPU computes without a pause; see docs/cluster.md.
 MOST_SLOTS = 8
 SLOTS_IF_MEMORY_IS_UNKNOWN = 2
@@ -144,14 +146,23 @@ def slot_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 @contextmanager
-def lease(names: Sequence[str], slots: int, folder: Path | None = None) -> Iterator[str]:
+def lease(
+    names: Sequence[str], slots: int, folder: Path | None = None, log: Log | None = None
+) -> Iterator[str]:
     """Hold one slot of one of the devices ``names`` while the block runs; yield the device's name.
 
     Waits until a slot is free. Devices fill evenly: no device gets a second training while another
-    has none.
+    has none. ``log`` is told of a long wait. Raises DmfError if the folder of the locks is another
+    user's, or cannot be made.
     """
     folder = folder or slot_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    if folder.stat().st_uid != os.getuid():
+        raise DmfError(
+            f"{folder}: this folder for your slots belongs to somebody else. Set TMPDIR to a "
+            "folder of your own."
+        )
+    begin, said = time.monotonic(), False
     while True:
         for slot in range(slots):
             for name in names:
@@ -165,4 +176,8 @@ def lease(names: Sequence[str], slots: int, folder: Path | None = None) -> Itera
                 finally:
                     lock.release()
                 return
+        if log and not said and time.monotonic() - begin > SECONDS_UNTIL_SAID:
+            taken = f"{slots * len(names)} slots of {describe(names, slots)} are taken"
+            log(f"waiting: the {taken} (locks in {folder})")
+            said = True
         time.sleep(POLL_SECONDS)

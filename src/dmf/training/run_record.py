@@ -13,6 +13,7 @@ from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, sha256_json
 from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, RECORD, Cell, cells
 from dmf.provenance import code_hash, code_version, versions
+from dmf.records import RunRecord
 from dmf.study import RunParameters, Study
 
 MODELS = (LAST_MODEL, BEST_MODEL)
@@ -121,19 +122,12 @@ def complete_record(
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of a run folder, of whatever parameters, or None if it is unreadable.
 
-    A record has a key, names files with their hashes, and an outcome with a status that is
-    "complete" or "diverged"; a run that still goes on has none.
+    A run that still goes on has none: its outcome is missing.
     """
-    path = folder / RECORD
     try:
-        record = read_json(path) if path.is_file() else None
-    except (DmfError, OSError, RecursionError):
+        return RunRecord.read(folder / RECORD)
+    except DmfError:
         return None
-    match record:
-        case {"key": str(), "files": dict(files), "outcome": {"status": "complete" | "diverged"}}:
-            return record if all(isinstance(value, str) for value in files.values()) else None
-        case _:
-            return None
 
 
 def misfits(run: Run, record: dict[str, Any]) -> list[str]:

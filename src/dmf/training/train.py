@@ -14,10 +14,8 @@ from statistics import median
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from dmf.errors import DmfError, Log
-from dmf.files import read_json, sha256_file, write_bytes, write_json, write_text
+from dmf.files import locked, read_json, sha256_file, write_bytes, write_json, write_text
 from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, LIVE, METRICS_FILE, RECORD, TIMING
 from dmf.outcomes import EVALUATIONS, FOREGROUND_METRICS, METRICS, SUBSETS
 from dmf.provenance import processor
@@ -63,7 +61,8 @@ def train(run: Run, execution: Execution, log: Log = print) -> str:
         names = devices.device_names(execution)
         if not names:
             return _train_on(None, run, key, execution, log)
-        with devices.lease(names, devices.slots_per_device(execution, names)) as name:
+        slots = devices.slots_per_device(execution, names)
+        with devices.lease(names, slots, log=log) as name:
             os.environ["CUDA_VISIBLE_DEVICES"] = name
             return _train_on(name, run, key, execution, log)
 
@@ -393,17 +392,12 @@ def _csv(columns: tuple[str, ...], rows: list[dict[str, float]]) -> str:
 def _alone(run: Run, log: Log) -> Iterator[None]:
     """Let one process at a time work on a run."""
     path = LIVE / "locks" / f"{str(run.cell).replace('/', '--')}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+
+    def say(name: str) -> None:
         log(f"{run.cell.folder}: another process trains this run; waiting for it")
-        lock.acquire()
-    try:
+
+    with locked(path, waiting=say):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

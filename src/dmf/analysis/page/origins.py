@@ -1,6 +1,5 @@
 """Where the numbers of the page come from: runs, commits, versions, devices, data, servers."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from urllib.parse import quote
 import pandas as pd
 
 from dmf.analysis.words import count, dataset_label, label
-from dmf.files import read_json
 from dmf.layout import Cell, arrays, cells, description
+from dmf.records import ArraysDescription, Description, Outcome, Record, RunRecord
 from dmf.study import ReportParameters
+
+NOT_SAID = "not recorded"
 
 
 def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
@@ -44,8 +45,9 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
 def _absence(cell: Cell, status: str) -> str:
     """Name a run that is missing or diverged, and where it diverged."""
     if status == "diverged" and cell.metrics.exists():
-        place = read_json(cell.metrics)["diverged"]
-        status = f"diverged in epoch {place['epoch']}, batch {place['batch']} ({place['loss']})"
+        place = Outcome.read(cell.metrics).get("diverged")
+        if place:
+            status += f" in epoch {place['epoch']}, batch {place['batch']} ({place['loss']})"
     name = f"{dataset_label(cell.dataset)} · {label(cell.configuration)}"
     return f"{name} · seed {cell.seed}: {status}"
 
@@ -55,7 +57,7 @@ def facts(parameters: ReportParameters) -> list[tuple[str, str]]:
     found: dict[str, Counter[str]] = {}
     for cell in cells(parameters.grid):
         if cell.record.exists():
-            for name, value in _origin(read_json(cell.record)).items():
+            for name, value in _origin(RunRecord.read(cell.record)).items():
                 found.setdefault(name, Counter())[value] += 1
     if not found:
         return [("Runs", "their folders are not here; the numbers come from results.csv")]
@@ -68,21 +70,22 @@ def facts(parameters: ReportParameters) -> list[tuple[str, str]]:
 
 
 def _origin(run: dict[str, Any]) -> dict[str, str]:
-    commit = run["commit"] or "not under version control"
-    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    commit = run.get("commit") or "not under version control"
+    versions = run.get("versions", {})
+    device = run.get("device")
     return {
-        "Commit": commit + (" with uncommitted changes" if run["dirty"] else ""),
-        "Training code": run["hashes"]["code"][:16],
-        "Versions": versions,
-        "Device": f"{run['device']['name']} ({run['device']['type']})",
-        "Precision": run["precision"],
+        "Commit": commit + (" with uncommitted changes" if run.get("dirty") else ""),
+        "Training code": run.get("hashes", {}).get("code", NOT_SAID)[:16],
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or NOT_SAID,
+        "Device": f"{device['name']} ({device['type']})" if device else NOT_SAID,
+        "Precision": run.get("precision") or NOT_SAID,
     }
 
 
 def data(parameters: ReportParameters, dataset: str) -> dict[str, Any]:
     """Return origin, hash and licence of one dataset, as far as its files are here."""
-    described = _read_if_here(arrays(dataset))
-    source = _read_if_here(description(dataset))
+    described = _read_if_here(ArraysDescription, arrays(dataset))
+    source = _read_if_here(Description, description(dataset))
     origins = {"phantom": "phantom (synthetic)", "folder": "own data"}
     kind = parameters.kinds[dataset]
     return {
@@ -94,16 +97,15 @@ def data(parameters: ReportParameters, dataset: str) -> dict[str, Any]:
     }
 
 
-def _read_if_here(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _read_if_here(record: type[Record], path: Path) -> dict[str, Any]:
+    return record.read(path) if path.exists() else {}
 
 
-def mlflow(parameters: ReportParameters) -> list[tuple[str, str]]:
-    """Return the name and address of each data set's MLflow experiment on the server in use.
+def mlflow(parameters: ReportParameters, server: str) -> list[tuple[str, str]]:
+    """Return the name and address of each data set's MLflow experiment on ``server``.
 
-    Empty unless MLFLOW_TRACKING_URI names a server: a database cannot be linked to.
+    Empty unless it is one: a database cannot be linked to.
     """
-    server = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if not server.startswith(("http://", "https://")):
         return []
     names = [f"{parameters.grid.name}/{dataset}" for dataset in parameters.grid.datasets]

@@ -25,6 +25,7 @@ from dmf.analysis.verdict.judgements import Judgement, judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
 from dmf.layout import FIGURES, PAGE, REPORT, RESULTS
+from dmf.markup import plain
 from dmf.study import PAPER_DATASETS, ReportParameters
 
 # Which figures stand in which part of a data set's story; the rest stand with the training.
@@ -40,11 +41,14 @@ _TITLES = {
 }
 
 
-def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> None:
+def write(
+    results: pd.DataFrame, parameters: ReportParameters, folder: Path, *, server: str = ""
+) -> None:
     """Write ``index.html`` and ``report.md`` into ``folder``, from the figures in ``folder``.
 
     ``index.html`` needs nothing but itself: images, style and script are inside it. Figures must
-    have been drawn before. Paths of runs and data are relative to the working directory.
+    have been drawn before. Paths of runs and data are relative to the working directory. The page
+    links to the runs on ``server``, the address of an MLflow server without its password.
     """
     environment = Environment(
         loader=PackageLoader("dmf.analysis.page"),
@@ -58,10 +62,13 @@ def write(results: pd.DataFrame, parameters: ReportParameters, folder: Path) -> 
         "cell": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
         "html": looks.html,
         "pages": looks.pages,
+        "plain": plain,
         "symbol": looks.symbol,
         "tone": looks.tone,
     }
-    content = _content(results, parameters, folder)
+    content = _content(results, parameters, folder) | {
+        "mlflow": origins.mlflow(parameters, server.rstrip("/"))
+    }
     for name in (PAGE.name, REPORT.name):
         write_text(folder / name, environment.get_template(name).render(content))
 
@@ -111,7 +118,6 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "methods": methods.methods(parameters),
         "facts": origins.facts(parameters),
         "data_sets": [origins.data(parameters, name) for name in names],
-        "mlflow": origins.mlflow(parameters),
     }
 
 
