@@ -1,8 +1,15 @@
 """Archives that are nested, hostile or broken."""
 
+import bz2
+import gzip
 import io
+import lzma
+import os
+import shutil
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,6 +24,7 @@ from dmf.errors import DmfError
 
 from sets import scan, write_zip
 
+COMPRESSIONS = ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress))
 MEMBERS = {"top/images/1.png": b"one", "top/masks/1.png": b"two", "readme.txt": b"three"}
 
 
@@ -126,7 +134,7 @@ def test_names_that_differ_only_by_case(tmp_path: Path) -> None:
         file.writestr("x.png", b"1")
         with pytest.warns(UserWarning, match="Duplicate name"):
             file.writestr("x.png", b"2")
-    refused(tmp_path / "twice.zip", "same file")
+    refused(tmp_path / "twice.zip", "'x.png' twice")
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
@@ -215,3 +223,169 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 def test_a_missing_archive(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.zip", "does not exist")
+
+
+def test_inner_files_that_are_no_archives_stay_files(tmp_path: Path) -> None:
+    members = {f"a/labels.csv{s}": compress(b"id,class\n1,2\n") for s, compress in COMPRESSIONS}
+    members |= {"a/broken.csv.gz": b"\x1f\x8bnothing", "a/notes.zip": b"no archive"}
+    tar = write_tar(tmp_path / "inner.tar", {"1.png": b"one"}).read_bytes()
+    archive = write_zip(tmp_path / "set.zip", members | {"b/masks.xz": lzma.compress(tar)})
+    unpack(archive, tmp_path / "out")
+    assert contents(tmp_path / "out") == members | {"b/masks.xz.unpacked/1.png": b"one"}
+
+
+def test_damage_names_the_member(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "flip.zip", {"a.png": b"whole", "b/c.png": scan(1).tobytes()})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(path, r"member 'b/c\.png' is damaged.*download it again")
+    outer = write_zip(tmp_path / "outer.zip", {"deep/flip.zip": bytes(content)})
+    refused(outer, r"inner archive 'deep/flip\.zip', its member 'b/c\.png' is damaged")
+
+
+def test_a_damaged_header_inside_a_tar_is_not_its_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {f"{n}.png": bytes(512) for n in range(4)})
+    content = bytearray(path.read_bytes())
+    content[2 * 1024 + 3] ^= 1  # the header of the third member
+    path.write_bytes(content)
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (98, "ppmd"), (77, "method 77")])
+def test_compression_that_python_cannot_read(method: int, name: str, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.png": b"content"})
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        at = content.index(magic) + offset
+        content[at : at + 2] = struct.pack("<H", method)
+    path.write_bytes(content)
+    refused(path, f"'a.png' is compressed with {name}, which Python cannot read. Unpack it")
+
+
+def test_repeated_members_of_a_tar(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for content in (b"1", b"2"):
+            member = tarfile.TarInfo("a.png")
+            member.size = 1
+            file.addfile(member, io.BytesIO(content))
+    refused(tmp_path / "x.tar", "'a.png' twice")
+
+
+def test_names_in_two_unicode_forms_are_one_file(tmp_path: Path) -> None:
+    refused(write_zip(tmp_path / "x.zip", {"é.png": b"1", "e\u0301.png": b"2"}), "same file")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a\x1b]0;OWNED\x07.png", "cannot be printed"),
+        ("a\nerror: all is well.png", "cannot be printed"),
+        ("d/" * 40 + "x.png", "at most 1024 in 32"),
+        ("x" * 1100, "at most 1024 in 32"),
+        ("x" * 300, "name too long"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_are_refused(kind: str, name: str, reason: str, tmp_path: Path) -> None:
+    write = write_zip if kind == "zip" else write_tar
+    archive = write(tmp_path / "x.zip", {"good.png": b"1", name: b"2"})
+    refused(archive, f"(?i){reason}")
+
+
+def test_a_tar_with_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    with tarfile.open(
+        tmp_path / "x.tar", "w", encoding="latin1", format=tarfile.GNU_FORMAT
+    ) as file:
+        file.addfile(tarfile.TarInfo("müller.png"))
+    refused(tmp_path / "x.tar", "not in UTF-8")
+
+
+def extended(kind: bytes, size: int) -> bytes:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def hostile(path: Path, kind: str) -> Path:
+    """Write an archive that costs little to send and much to read."""
+    if kind in ("pax header", "long name"):
+        header = extended(tarfile.XHDTYPE if kind == "pax header" else b"L", 100 * 2**20)
+        with bz2.open(path, "wb") as stream:
+            stream.write(header)
+            for _ in range(100):
+                stream.write(bytes(2**20))
+    elif kind == "folders":
+        with tarfile.open(path, "w:bz2") as file:
+            for n in range(100):
+                file.addfile(tarfile.TarInfo(f"{n}/" + "d/" * 28 + "x"))
+    elif kind == "folder members":
+        with bz2.open(path, "wb") as stream:
+            stream.write(extended(tarfile.DIRTYPE, 0) * 20_000)
+    elif kind == "depth":
+        inner = tarfile.TarInfo("d/" * 1900 + "x")
+        with tarfile.open(path, "w") as file:
+            file.addfile(inner)
+    else:  # a directory of 300,000 entries
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x", b"")
+        content = path.read_bytes()
+        start = content.index(b"PK\x01\x02")
+        entry, end = content[start:-22], content[-22:]
+        end = end[:8] + struct.pack("<HHLL", 9, 9, 100_000 * 60, start) + end[20:]
+        path.write_bytes(content[:start] + entry.ljust(60, b"\0") * 100_000 + end)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["pax header", "long name", "folders", "folder members", "depth", "directory"]
+)
+def test_refusing_hostile_archives_costs_little(kind: str, tmp_path: Path) -> None:
+    """Neither memory (measured in a process of its own) nor disk, nor much time."""
+    archive = hostile(tmp_path / "x.bin", kind)
+    limits = "Limits(files=10_000, folders=500)"
+    program = f"""
+import resource, sys
+from pathlib import Path
+from dmf.data.archives import Limits, unpack
+from dmf.errors import DmfError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    unpack(Path({str(archive)!r}), Path({str(tmp_path / "out")!r}), {limits})
+except DmfError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    mebibytes = int(done.stdout.split()[0]) / 1024
+    assert "is refused" in done.stdout
+    assert mebibytes < 40
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_whatever_goes_wrong_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_zip(tmp_path / "x.zip", MEMBERS)
+    for error in (RecursionError(), MemoryError(), KeyboardInterrupt()):
+
+        def fail(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("dmf.data.archives._is_archive", fail)
+        with pytest.raises((type(error), DmfError)):
+            unpack(archive, tmp_path / "out")
+        assert os.listdir(tmp_path) == ["x.zip"]
+
+
+def test_a_folder_of_its_own_is_no_empty_name_and_an_empty_name_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        top = tarfile.TarInfo(".")
+        top.type = tarfile.DIRTYPE
+        file.addfile(top)
+        file.addfile(tarfile.TarInfo("./a.png"))
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"a.png": b""}
+    shutil.rmtree(tmp_path / "out")
+    refused(write_tar(tmp_path / "y.tar", {".": b"1"}), "empty")

@@ -17,7 +17,7 @@ geometric alignment).
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import cv2
@@ -35,6 +35,7 @@ BITS, TABLES = 32, 12  # of the words
 VOTES = 8  # words two images must share to be candidates
 INLIERS = 8  # key points that must agree on one alignment
 TOLERANCE = 3.0  # pixels between aligned key points that agree
+SPELT_OUT = 10  # equal images of which every pair is listed; more are linked as a chain
 OVERLAP = 0.25  # share of the smaller image that must be covered
 
 
@@ -121,19 +122,28 @@ def find(
     """Return the pairs of duplicates: first, second (positions), kind and correlation.
 
     `kind` is `exact` where the hashes of the pixels are equal, else `near`: the aligned images
-    correlate above `threshold`.
+    correlate above `threshold`. Of more than SPELT_OUT equal images, each is paired with the next
+    one only, and the first alone is compared with others: a thousand blank frames are no million
+    pairs.
     """
     positions = pd.Series(range(len(hashes))).groupby(list(hashes))
     rows = [
         (first, second, "exact", 1.0)
         for _, same in positions
-        for first, second in combinations(same, 2)
+        for first, second in (combinations(same, 2) if len(same) <= SPELT_OUT else pairwise(same))
     ]
-    for first, second in candidates(fingerprints):
-        if hashes[first] != hashes[second]:
-            correlation = aligned_correlation(fingerprints[first], fingerprints[second])
-            if correlation > threshold:
-                rows.append((first, second, "near", round(correlation, 4)))
+    compared = sorted(
+        place
+        for _, same in positions
+        for place in (same if len(same) <= SPELT_OUT else same.iloc[:1])
+    )
+    for first, second in candidates([fingerprints[place] for place in compared]):
+        one, other = compared[first], compared[second]
+        if hashes[one] == hashes[other]:
+            continue
+        correlation = aligned_correlation(fingerprints[one], fingerprints[other])
+        if correlation > threshold:
+            rows.append((one, other, "near", round(correlation, 4)))
     return pd.DataFrame(sorted(rows), columns=["first", "second", "kind", "correlation"])
 
 

@@ -1,6 +1,7 @@
 """`data/raw/<set>`: grey images, masks and a manifest, the same whatever the source was."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,12 @@ def read_manifest(dataset: str) -> pd.DataFrame:
             f"{path} is not a manifest with the columns {', '.join(COLUMNS)}. "
             f"Delete {path.parent} and download again."
         )
+    for identifier in manifest["id"]:
+        if not re.fullmatch(r"[\w-][\w.-]*", identifier):
+            raise DmfError(
+                f"{path} names the image {identifier!a}, which is no plain name. "
+                f"Delete {path.parent} and download again."
+            )
     return manifest
 
 
@@ -178,8 +185,8 @@ def read_images(
     columns = (manifest[name].tolist() for name in ("id", "sha256", "mask_sha256"))
     for identifier, *expected in zip(*columns, strict=True):
         paths = [folder / name / f"{identifier}.png" for name in ("images", "masks")]
-        image = _read_png(paths[0])
-        mask = index_of[_read_png(paths[1])]
+        image = _read_png(paths[0], folder)
+        mask = index_of[_read_png(paths[1], folder)]
         for path, pixels, sha256 in zip(paths, (image, mask), expected, strict=True):
             if hash_pixels(pixels) != sha256:
                 raise DmfError(
@@ -190,14 +197,22 @@ def read_images(
 
 
 def _write_png(path: Path, image: Image) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise DmfError(f"{path} could not be written. Is the disk full?")
+    encoded, content = cv2.imencode(".png", image)
+    if not encoded:
+        raise DmfError(f"{path} could not be encoded as a PNG.")
+    try:
+        path.write_bytes(content.tobytes())
+    except OSError as error:
+        raise DmfError(
+            f"{path} could not be written ({error.strerror or error}). Free some space, check the "
+            "permissions, or shorten the names of the files and folders of the set."
+        ) from error
 
 
-def _read_png(path: Path) -> Image:
+def _read_png(path: Path, folder: Path) -> Image:
     if not path.is_file():
-        raise DmfError(f"{path} is missing. Delete {path.parents[1]} and download again.")
+        raise DmfError(f"{path} is missing. Delete {folder} and download again.")
     image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if image is None:
-        raise DmfError(f"{path} cannot be read. Delete {path.parents[1]} and download again.")
+        raise DmfError(f"{path} cannot be read. Delete {folder} and download again.")
     return image.astype(np.uint8, copy=False)

@@ -3,17 +3,20 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from dmf.errors import DmfError
 from dmf.files import read_json, write_json
 
+LARGEST = 16 * 2**30  # bytes of one file
 CHUNK = 16 * 1024  # bytes; less than this is lost when a connection breaks off
 LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # answers that may change if asked again
@@ -37,7 +40,7 @@ class _InterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient a transfer is, in seconds.
+    """How patient a transfer is, in seconds, and the most bytes that it takes.
 
     It gives up after `attempts` failures in a row, none of which brought the file further. Between
     them it waits `back_off`, doubled each time, or as long as the server says.
@@ -47,6 +50,7 @@ class Policy:
     connect: float = 10.0
     read: float = 30.0
     back_off: float = 1.0
+    largest: int = LARGEST
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -110,13 +114,17 @@ class _Transfer:
         if version is not None and self.size:
             headers |= {"Range": f"bytes={self.size}-", "If-Range": version}
         try:
-            with requests.get(
-                self._address,
-                headers=headers,
-                stream=True,
-                timeout=(self._policy.connect, self._policy.read),
-                verify=self._verify,
-            ) as response:
+            with (
+                requests.Session() as session,
+                session.get(
+                    self._address,
+                    headers=headers,
+                    stream=True,
+                    timeout=(self._policy.connect, self._policy.read),
+                    verify=self._verify,
+                    hooks={"response": _stay_secure},
+                ) as response,
+            ):
                 self._receive(response, show)
         except requests.exceptions.SSLError as error:
             raise CertificateError(
@@ -141,28 +149,45 @@ class _Transfer:
             raise _InterruptedError("the server cannot continue the file")
         if status in TRANSIENT:
             delay = response.headers.get("Retry-After", "")
-            wait = float(delay) if delay.isdigit() else 0.0
-            raise _InterruptedError(f"the server answers {status} {response.reason}", wait)
+            wait = float(_whole(delay) or 0)
+            raise _InterruptedError(f"the server answers {_answer(response)}", wait)
         if status not in (200, 206):
-            raise TransferError(f"the server answers {status} {response.reason}")
+            raise TransferError(f"the server answers {_answer(response)}")
         if status == 200:
             done = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             self._part.unlink(missing_ok=True)
             raise _InterruptedError("the server continues at the wrong place")
         length = response.headers.get("Content-Length", "")
-        total = done + int(length) if length.isdigit() else None
+        expected = _whole(length)
+        total = None if expected is None else done + expected
         free = shutil.disk_usage(self._target.parent).free
         if total is not None and total - done > free:
             raise TransferError(f"{total - done} bytes are missing, but the disk has {free} free")
+        if total is not None and total > self._policy.largest:
+            raise TransferError(f"the file has {total} bytes, more than {self._policy.largest}")
         self._remember(response)
         with self._part.open("ab" if done else "wb") as part:
-            for chunk in response.iter_content(CHUNK):
-                part.write(chunk)
+            # Bytes as they are sent: a server may claim an encoding that turns 1 MB into 1 GB.
+            for chunk in self._sent(response):
                 done += len(chunk)
+                if done > self._policy.largest:
+                    part.truncate(0)
+                    raise TransferError(f"it sends more than {self._policy.largest} bytes")
+                part.write(chunk)
                 show(done, total)
         if total is not None and done != total:
             raise _InterruptedError(f"the connection broke off after {done} of {total} bytes")
+
+    def _sent(self, response: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from response.raw.stream(CHUNK, decode_content=False)
+        except urllib3.exceptions.ProtocolError as error:
+            raise requests.exceptions.ChunkedEncodingError(error) from None
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise requests.exceptions.Timeout(error) from None
+        except urllib3.exceptions.SSLError as error:
+            raise requests.exceptions.SSLError(error) from None
 
     def _remember(self, response: requests.Response) -> None:
         """Note the version of the file: only a strong validator may be used to continue it."""
@@ -177,6 +202,25 @@ class _Transfer:
             return None
         version = note.get("version") if note.get("address") == self._address else None
         return version if isinstance(version, str) else None
+
+
+def _stay_secure(response: requests.Response, *_: object, **__: object) -> None:
+    """Refuse to be led from https to an address that anybody on the way could answer."""
+    target = response.headers.get("Location", "")
+    secure = urlsplit(urljoin(response.url, target)).scheme == "https"
+    if response.is_redirect and response.url.startswith("https:") and not secure:
+        raise TransferError("it redirects from https to an address without encryption")
+
+
+def _whole(text: str) -> int | None:
+    """Return the number in a header, or None: servers send anything."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+
+def _answer(response: requests.Response) -> str:
+    """Return status and reason, without what would move the cursor of a terminal."""
+    reason = "".join(c for c in str(response.reason or "") if c.isprintable())[:80]
+    return f"{response.status_code} {reason}".strip()
 
 
 def _cause(error: Exception) -> str:
