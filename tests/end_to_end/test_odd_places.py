@@ -66,9 +66,8 @@ def test_a_tarball_without_git_is_adopted(odd: Project, tmp_path: Path) -> None:
 
     copy.run("dvc", "config", "--local", "core.no_scm", "true")
     copy.run("dvc", "commit", "--force", "--quiet")
-    copy.make("adopt")
+    assert "match their hashes" in copy.make("adopt").stdout
     assert copy.runs() == before
-    assert "Nothing to be done" in copy.snakemake().stdout
 
 
 def test_a_run_without_git_says_that_no_commit_is_known(odd: Project, tmp_path: Path) -> None:
@@ -120,12 +119,9 @@ def test_a_read_only_study_is_not_written_and_says_so_in_a_line(
     for command in (
         ("aggregate",),
         ("split", "phantom", "1"),
-        ("filter", "phantom"),
-        ("card", "phantom"),
         ("download", "phantom"),
         ("train", "phantom", "fixed", "0"),
         ("track",),
-        ("publish",),
     ):
         done = project.run(*prefix, "dmf", *command, check=False)
         assert done.returncode == 1, (command, done.stdout)
@@ -152,7 +148,9 @@ def test_a_file_system_that_refuses_chmod_costs_nothing(odd: Project, tmp_path: 
     build = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
     subprocess.run(build, input=REFUSES, text=True, check=True)
     copy = Project(tmp_path / "mounted")
-    shutil.copytree(odd.folder, copy.folder, ignore=shutil.ignore_patterns("data", "models"))
+    shutil.copytree(odd.folder, copy.folder)
+    for made in ("data", "models", "reports"):
+        shutil.rmtree(copy.folder / made)
     with_it = {"LD_PRELOAD": str(library)}
     for command in (
         ("download", "phantom"),
