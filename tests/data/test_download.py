@@ -297,7 +297,7 @@ def test_a_full_disk_is_named(home: Path, busc_zip: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dmf.data.raw.cv2.imwrite", full)
+        patch.setattr("dmf.data.raw.cv2.imencode", full)
         message = fails("No space left", archive=str(busc_zip))
     assert "run the same command again" in message
 

@@ -305,11 +305,11 @@ def _zip_members(archive: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes
                 )
             with _damage_named(f"its member {member.filename!r}"):
                 try:
-                    stream = file.open(member)
+                    content = file.open(member)
                 except NotImplementedError:
                     raise _RefusedError(_unreadable_method(member)) from None
-            with stream:
-                yield member.filename, stream
+            with content:
+                yield member.filename, content
 
 
 def _unreadable_method(member: zipfile.ZipInfo) -> str:
