@@ -295,7 +295,7 @@ def test_a_full_disk_is_named(home: Path, busc_zip: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dmf.data.raw.Path.write_bytes", full)
+        patch.setattr("dmf.data.raw.cv2.imencode", full)
         message = fails("No space left", archive=str(busc_zip))
     assert "Free some space" in message
 

@@ -241,7 +241,7 @@ def _by_order(sides: tuple[list[Name], list[Name]]) -> dict[Name, Name]:
     """Pair by rank where all names are one number, and all pairs differ by the same."""
     ranked = []
     for side in sides:
-        keys = _shortened(_shortened(_keys(side, folders=False), "first"), "last")
+        keys = _shortened(_keys(side, folders=False), "first")
         numbers = {key: name for name, (_, key) in keys.items() if len(key) == 1}
         if len(numbers) != len(side) or any(isinstance(key[0], str) for key in numbers):
             return {}

@@ -138,14 +138,14 @@ def _open(path: Path) -> _Picture:
                 raise UnusableError("unreadable", path, detail)
             if _has_second(content):
                 raise UnusableError("unreadable", path, "holds several frames, not one image")
-            # Pillow itself turns a TIFF while it loads it; a PNG may have its tag at the end.
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
             depth = _depth(image, content)
             if depth > 8 or image.mode.startswith(("I", "F")):
                 _refuse_other_depths(image, depth, path)
                 image.load()
-                turn = image.getexif().get(ExifTags.Base.Orientation, turn)
-                return _Picture(None, TURNS.get(turn, np.asarray)(_deep(content)))
+                # OpenCV turns a TIFF by itself, but no PNG, whose tag may stand at its end.
+                tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+                turn = TURNS.get(tag, np.asarray) if image.format == "PNG" else np.asarray
+                return _Picture(None, turn(_deep(content)))
             image.load()
             return _Picture(ImageOps.exif_transpose(image), None)
     except UnusableError:
@@ -191,8 +191,7 @@ def _refuse_other_depths(image: PillowImage.Image, depth: int, path: Path) -> No
 
 def _deep(content: bytes) -> npt.NDArray[np.uint16]:
     """Decode 16 bits per channel: Pillow would cut colours down to 8."""
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise ValueError("its 16 bits cannot be decoded")
     if values.ndim == 3:  # OpenCV has blue first

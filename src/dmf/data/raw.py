@@ -197,15 +197,15 @@ def read_images(
 
 
 def _write_png(path: Path, image: Image) -> None:
-    encoded, content = cv2.imencode(".png", image)
-    if not encoded:
-        raise DmfError(f"{path} could not be encoded as a PNG.")
     try:
+        encoded, content = cv2.imencode(".png", image)
+        if not encoded:
+            raise DmfError(f"{path} could not be encoded as a PNG.")
         path.write_bytes(content.tobytes())
     except OSError as error:
         raise DmfError(
             f"{path} could not be written ({error.strerror or error}). Free some space, check the "
-            "permissions, or shorten the names of the files and folders of the set."
+            "permissions, or shorten the names in the set; then run the same command again."
         ) from error
 
 
