@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmf.analysis.verdict.claim_schema import claims
-from dmf.analysis.verdict.decide import Verdict
+from dmf.analysis.verdict.evidence import Verdict
 from dmf.analysis.verdict.judgements import Judgement
-from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS, listed
+from dmf.analysis.words import DATASET_LABELS, listed, metric_label
 
 SYMBOLS = {
     "supported": "✓",
     "contradicted": "✗",
+    "not reproduced at the reduced size": "✗",
     "inconclusive": "≈",
+    "numbers only": "·",
     "not run": "\N{EN DASH}",
     "not testable": "?",
 }
@@ -32,6 +34,7 @@ class Check:
     decided_by: str
     ours: Verdict
     paper: Verdict
+    paper_alike: Verdict
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def rows(judgements: Sequence[Judgement]) -> list[Row]:
     statements = {
         claim.id: claim.statement.format(
             dataset=listed([DATASET_LABELS[name] for name in claim.datasets]),
-            metric=listed([METRIC_LABELS.get(name, name) for name in claim.metrics] or [""]),
+            metric=listed([metric_label(name) for name in claim.metrics] or [""]),
         )
         for claim in claims()
     }
@@ -96,12 +99,19 @@ def tally(verdicts: Sequence[Verdict]) -> Tally:
 
 def _check(judgement: Judgement) -> Check:
     what = ", ".join(_word(part) for part in judgement.id.split("/")[1:])
-    return Check(what, judgement.statement, judgement.decided_by, judgement.ours, judgement.paper)
+    return Check(
+        what,
+        judgement.statement,
+        judgement.decided_by,
+        judgement.ours,
+        judgement.paper,
+        judgement.paper_alike,
+    )
 
 
 def _word(part: str) -> str:
     """Return a data set, a metric or a quantity of the training curves as people write it."""
-    return DATASET_LABELS.get(part) or METRIC_LABELS.get(part) or part.replace("_", " ")
+    return DATASET_LABELS.get(part) or metric_label(part)
 
 
 def _rank(counts: Tally) -> float:

@@ -175,6 +175,11 @@ def _answer(
             f"Over all {len(rows)} configurations the change is {_points(min(changes))} to "
             f"{_points(max(changes))} points."
         )
+    if not question.paired:
+        sentences.append(
+            "Interval: Welch's, for these images under random splits; a seed means other images in "
+            "either, so nothing is paired."
+        )
     known = [row for row in rows.values() if row["paper"] is not None]
     if known:
         nearer = sum(
