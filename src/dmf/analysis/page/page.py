@@ -65,6 +65,9 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
             "The paper's own tables": claim_rows.tally(
                 [judgement.paper for judgement in judgements]
             ),
+            "The paper's own tables, judged as our runs": claim_rows.tally(
+                [judgement.paper_alike for judgement in judgements]
+            ),
         },
         "standings": comparison_tables.standings(results, parameters),
         "claims": rows,

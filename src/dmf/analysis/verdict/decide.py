@@ -56,7 +56,7 @@ def decide(
             verdict = test.not_inferior(rule)
         case Spread():
             verdict = test.spread(rule)
-    if verdict.outcome != "not run" and test.fewest < statistics.LEAST_SEEDS:
+    if verdict.outcome != "not run" and test.has_few_seeds:
         return replace(verdict, outcome="numbers only")
     return verdict
 
@@ -132,9 +132,19 @@ class _Test(Evidence):
             for word in ("supported", "contradicted", "inconclusive")
         ]
         against = [label(name) for name, result in outcomes.items() if result == "contradicted"]
-        detail = joined(
+        told = [
             f"Of {len(found)} comparisons {', '.join(counts)}.",
             f"Contradicted for {', '.join(against)}." if against else "",
+        ]
+        if self.has_few_seeds:
+            level = rule.reference is None
+            numbers = [
+                f"{label(name)}: {self.say.interval(comparison, rule.limit, level=level)}"
+                for name, (comparison, _) in found.items()
+            ]
+            told = [f"{'; '.join(numbers)}."]
+        detail = joined(
+            *told,
             f"{missing} of {len(each)} were not run." if missing else "",
         )
         evidence = {
@@ -171,7 +181,9 @@ class _Test(Evidence):
         elif rank == 1 and clear == "supported" and not inferior and not missing:
             outcome = "supported"
         doubt = ""
-        if beaten_by:
+        if self.has_few_seeds:
+            doubt = ""
+        elif beaten_by:
             doubt = f"Significantly above it: {', '.join(map(label, beaten_by))}."
         elif inferior:
             doubt = self.say.not_ruled_out(len(inferior), len(gaps), self.margin)

@@ -62,6 +62,11 @@ class Evidence:
         self.fewest: float = np.inf
         """The fewest seeds behind any comparison so far."""
 
+    @property
+    def has_few_seeds(self) -> bool:
+        """Whether a comparison made so far has too few seeds for a verdict."""
+        return self.fewest < statistics.LEAST_SEEDS
+
     def run(self, patterns: Sequence[str]) -> list[str]:
         return [name for name in matching(patterns) if name in self.means.index]
 

@@ -89,7 +89,12 @@ def judge(
                     datasets=[dataset],
                     decided_by=_decided_by(rule, metric),
                     ours=_judge_ours(
-                        rule, ours.get(dataset), paper[dataset], metric, parameters, notes
+                        rule,
+                        ours.get(dataset),
+                        paper[dataset],
+                        metric,
+                        parameters,
+                        " The confirmatory contrast." * confirms + notes,
                     ),
                     paper=_judge_paper(claim, paper[dataset], metric, parameters.report),
                     paper_alike=_judge_paper(claim, alike[dataset], metric, parameters.report),

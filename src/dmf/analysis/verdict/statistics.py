@@ -108,11 +108,16 @@ def difference_of_effects(
 ) -> Comparison:
     """Compare two independent effects, each with its own standard error (Welch-Satterthwaite)."""
     squares = ours.standard_error**2, theirs.standard_error**2
-    total = sum(squares)
-    parts = squares[0] ** 2 / ours.degrees + squares[1] ** 2 / theirs.degrees if total else np.nan
-    gap = ours.difference - theirs.difference
+    total, gap = sum(squares), ours.difference - theirs.difference
     known = bool(np.isfinite(total) and total > NO_VARIATION**2)
-    degrees = total**2 / parts if known else np.nan
+    degrees = np.nan
+    if known:
+        parts = [
+            square**2 / one.degrees
+            for square, one in zip(squares, (ours, theirs), strict=True)
+            if square > 0
+        ]
+        degrees = total**2 / sum(parts)
     std = float(np.sqrt(total)) if known else np.nan
     return _comparison(ours.n, gap, std, 1.0, 0.0, degrees, confidence)
 
