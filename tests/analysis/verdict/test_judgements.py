@@ -82,7 +82,7 @@ def test_a_planted_best_configuration_is_found() -> None:
     assert "Ours less the paper's +3.38 points: +1." in above.detail
     assert above.labels == ("zero excluded (above)",)
     # Another configuration claimed to be the best is contradicted by it.
-    assert found["focal-highest-precision/busi/precision"].ours.outcome == "contradicted"
+    assert found["focal-highest-precision/busi/precision"].ours.outcome == NOT_REPRODUCED
 
 
 def test_a_planted_tie_supports_nothing() -> None:
@@ -127,7 +127,7 @@ def test_at_the_papers_size_a_claim_is_contradicted_and_one_contrast_confirms() 
 def test_a_planted_worst_configuration_contradicts() -> None:
     found = judged(dice={"cb_dice-variance": 0.75}, noise=0.002)
     best = found["cb-dice-variance-best/busi/dice"].ours
-    assert best.outcome == "contradicted"
+    assert best.outcome == NOT_REPRODUCED
     assert "13th of 13" in best.detail
     assert "Significantly above it" in best.detail
 
