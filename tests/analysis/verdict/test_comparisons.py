@@ -147,3 +147,17 @@ def test_four_seeds_have_numbers_and_no_outcome() -> None:
     assert row["outcome"] == "numbers only"
     assert row["low"] < row["difference"] < row["high"]
     assert row[["seeds_low", "seeds_high"]].isna().all()
+
+
+def test_any_evaluation_can_be_compared() -> None:
+    parameters = study({"busi": "busi"}, ["cb_dice-variance", "fixed"])
+    frame = scores(parameters)
+    best = frame.assign(epoch_choice="best")
+    best.loc[best["configuration"] == "fixed", "value"] += 0.1
+    both = pd.concat([frame, best], ignore_index=True)
+    last, chosen = (
+        comparisons.compare(both, parameters, "busi", evaluation=name).iloc[0]["difference"]
+        for name in ("last", "best")
+    )
+    assert chosen == pytest.approx(last - 0.1)
+    assert comparisons.compare(both, parameters, "busi", evaluation="settled").iloc[0]["n"] == 0

@@ -331,8 +331,8 @@ def _against_others(rows: list[Row]) -> Iterator[Finding]:
     yield Finding(
         f"independent/{dataset}",
         place,
-        "The lesion Dice that the table implies lies above that of the one plain U-Net of other "
-        "authors that can be set beside it, which averages otherwise.",
+        "The lesion Dice that the table implies lies above that of the one independent plain "
+        "U-Net that can be set beside it, which averages otherwise.",
         f"{implied}; with the measured share {others.BUSI_FOREGROUND:.3f} fixed weights have "
         f"{measured:.1f}. {others.beside(network)} {others.left_out(dataset)}",
         "context",

@@ -179,9 +179,13 @@ def families(configurations: Iterable[str]) -> dict[str, list[Pair]]:
 
 
 def compare(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str, metric: str = "dice"
+    results: pd.DataFrame,
+    parameters: ReportParameters,
+    dataset: str,
+    metric: str = "dice",
+    evaluation: str = "last",
 ) -> pd.DataFrame:
-    """Return every planned comparison of ``dataset`` on one test metric (last epoch).
+    """Return every planned comparison of ``dataset`` on one test metric at one evaluation.
 
     One row per pair: dataset, metric, family, configuration, reference, the fields of a
     :class:`~dmf.analysis.verdict.statistics.Comparison`, p_adjusted (Holm within the family), wins,
@@ -193,7 +197,7 @@ def compare(
     the margin is excluded), inconclusive, "numbers only" below five seeds, or "not run".
     """
     report = parameters.report
-    source = Seeds(results, pd.DataFrame(), parameters, dataset)
+    source = Seeds(results, pd.DataFrame(), parameters, dataset, evaluation)
     known = paper_dataset(parameters, dataset)
     paper = PaperNumbers(known) if known else None
     rows: list[dict[str, Any]] = []
