@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, signed, whole
 from dmf.analysis.verdict.comparisons import FAMILIES, across_datasets, compare
@@ -31,10 +32,9 @@ def comparison_tables(
 ) -> list[Table]:
     """Return one table of paired differences in Dice per family of planned comparisons."""
     found = compare(results, parameters, dataset)
-    columns = [
-        *("Difference", "p", "On these images", "Less the paper's", "Wins"),
-        *("Effect", "Wilcoxon p", "Seeds needed", "Outcome"),
-    ]
+    beside = paper_dataset(parameters, dataset) is not None
+    columns = ["Difference", "p", "On these images", *["Less the paper's"] * beside, "Wins"]
+    columns += ["Effect", "Wilcoxon p", "Seeds needed", "Outcome"]
     made = []
     for family, pairs in found.groupby("family", sort=False):
         rows = []
@@ -42,14 +42,16 @@ def comparison_tables(
             name = label(pair["configuration"])
             if pair["reference"] != "fixed":
                 name += f" against {label(pair['reference'])}"
-            rows.append(Row(name, (name,), _comparison_cells(pair)))
+            rows.append(Row(name, (name,), _comparison_cells(pair, beside)))
         title = FAMILIES[str(family)]
         title = title[0].upper() + title[1:]
         caption = (
             f"{title}: paired differences in Dice (points, test, last epoch), their "
             f"{parameters.report.confidence:.0%} interval and Holm-adjusted p, for other images of "
-            "the kind. On these images: the interval under random splits alone. Less the paper's: "
-            "ours minus the paper's difference, ± its standard error. Above: the first is better; "
+            "the kind. On these images: the interval under random splits alone. "
+            + "Less the paper's: ours minus the paper's difference, ± its standard error. "
+            * beside
+            + "Above: the first is better; "
             "not above: a gain of the margin is excluded. No outcome below five seeds, no effect "
             "and no Wilcoxon below six. Seeds needed: how many would decide it, if the difference "
             "held."
@@ -129,15 +131,15 @@ def standings(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, 
     return found
 
 
-def _comparison_cells(pair: Mapping[Any, Any]) -> list[Cell]:
+def _comparison_cells(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     outcome = Cell(ABOVE[pair["outcome"]])
     if not pair["n"]:
-        return [Cell()] * 8 + [outcome]
+        return [Cell()] * (7 + beside) + [outcome]
     return [
         _estimate(pair, "difference"),
         _p_value(pair["p_adjusted"]),
         _interval(pair["plain_low"], pair["plain_high"]),
-        _beside_paper(pair),
+        *[_beside_paper(pair)] * beside,
         Cell(f"{pair['wins']} of {pair['n']}", pair["wins"] / pair["n"]),
         signed(pair["effect"]),
         Cell() if pd.isna(pair["wilcoxon_p"]) else _p_value(pair["wilcoxon_p"]),

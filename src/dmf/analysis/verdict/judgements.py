@@ -72,7 +72,7 @@ def judge(
     judgements = []
     for claim in claims():
         if isinstance(claim.rule, NoTest | Arithmetic):
-            judgements.append(_without_metric(claim, claim.rule))
+            judgements.append(_without_metric(claim, claim.rule, judged=bool(ours)))
             continue
         for dataset, metric in ((d, m) for d in claim.datasets for m in claim.metrics):
             confirms = _confirmatory(claim, dataset, metric, parameters)
@@ -141,9 +141,13 @@ def _judge_ours(
     return replace(own, outcome=outcome, detail=own.detail + notes)
 
 
-def _without_metric(claim: Claim, rule: NoTest | Arithmetic) -> Judgement:
+def _without_metric(claim: Claim, rule: NoTest | Arithmetic, *, judged: bool) -> Judgement:
+    """Judge what no run decides; a study of other images than the paper's judges no claim."""
     outcome = rule.outcome if isinstance(rule, Arithmetic) else "not testable"
     verdict = Verdict(outcome, rule.reason.strip(), {})
+    ours = verdict
+    if isinstance(rule, Arithmetic) and not judged:
+        ours = Verdict("not run", "None of the paper's sets is in this study.", {})
     names = ", ".join(DATASET_LABELS[dataset] for dataset in claim.datasets)
     return Judgement(
         id=claim.id,
@@ -151,7 +155,7 @@ def _without_metric(claim: Claim, rule: NoTest | Arithmetic) -> Judgement:
         statement=claim.statement.format(dataset=names),
         datasets=list(claim.datasets),
         decided_by=describe(rule),
-        ours=verdict,
+        ours=ours,
         paper=verdict,
         paper_alike=verdict,
     )
