@@ -1,7 +1,9 @@
 """How a study differs from the paper's: in its images, in its size, in anything else."""
 
-from dmf.analysis.words import count
+from dmf.analysis.words import count, listed
+from dmf.layout import cells
 from dmf.study import PAPER, PAPER_DATASETS, ReportParameters
+from dmf.training.run_record import read_record
 
 
 def paper_dataset(parameters: ReportParameters, dataset: str) -> str | None:
@@ -29,9 +31,30 @@ def reductions(parameters: ReportParameters) -> list[str]:
     ]
 
 
+def is_smaller(parameters: ReportParameters) -> bool:
+    """Say whether images, network or training are smaller than the paper's, seeds aside."""
+    ours = (parameters.epochs, parameters.image_size, parameters.filters)
+    return ours != (PAPER["epochs"], PAPER["image_size"], PAPER["filters"])
+
+
+def precisions(parameters: ReportParameters) -> list[str]:
+    """Return the precisions that the records of the runs, under the working directory, name.
+
+    `precision: auto` is resolved by the machine, so that only the records know it.
+    """
+    records = (read_record(cell.folder) for cell in cells(parameters.grid))
+    named = {str(record["precision"]) for record in records if record and "precision" in record}
+    return sorted(named)
+
+
 def departures(parameters: ReportParameters) -> list[str]:
-    """Say in which other ways the protocol is not the paper's: preset, split, changed settings."""
+    """Say in which other ways the protocol is not the paper's: preset, split, changed settings.
+
+    Also the precision of the training, from the records of the runs, where it is not fp32.
+    """
     found = []
+    if lower := [name for name in precisions(parameters) if name != "fp32"]:
+        found.append(f"trained in {listed(lower)}, not fp32")
     if parameters.preset == "released":
         found.append("preset `released`: the published notebook's hard losses")
     if parameters.split.kind == "grouped":

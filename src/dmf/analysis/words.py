@@ -15,6 +15,10 @@ METRIC_LABELS = {
     "foreground_dice": "Foreground Dice",
     "foreground_iou": "Foreground IoU",
 }
+QUANTITY_LABELS = {
+    "late_share_by_step": "t counted in steps, as in equation 2",
+    "late_share_by_hundred": "t counted in hundreds of steps, as in the notebook",
+}
 AUXILIARY_LABELS = {
     "tversky": "Tversky",
     "focal": "Focal",
@@ -48,6 +52,11 @@ DATASET_LABELS = {
     "bus_uclm": "BUS-UCLM",
     "stu": "STU",
 }
+
+
+def metric_label(metric: str) -> str:
+    """Return a metric or a quantity of the training curves as people write it."""
+    return METRIC_LABELS.get(metric) or QUANTITY_LABELS.get(metric) or metric.replace("_", " ")
 
 
 def dataset_label(dataset: str) -> str:

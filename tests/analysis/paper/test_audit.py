@@ -175,9 +175,14 @@ def test_the_first_table_is_set_against_independent_networks(
     found: dict[str, audit.Finding],
 ) -> None:
     text = found["independent/busi"].arithmetic
-    assert "71.0 to 77.0" in text
-    assert "Mobile U-ViT" in text
     assert "fixed weights 85.6" in text
+    assert "with the measured share 0.094 fixed weights have 85.2" in text
+    # 2 · 68.61 / 168.61; and 1 - (1 - d) / (2 (1 - 0.0944)) of either foreground Dice.
+    assert "77.0 ± 3.1 and an IoU of 68.6" in text
+    assert "2I/(1 + I) = 81.4" in text
+    assert "87.3 if its Dice were pooled, 89.7 if its IoU were" in text
+    assert "210 malignant" in text
+    assert "without a lesion" in text
     assert "No independent U-Net" in found["independent/busc"].statement
 
 

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from dmf.analysis import results
+from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.verdict import comparisons
 from dmf.configurations import factors, paper_configurations
 from dmf.study import ReportParameters
@@ -76,7 +77,13 @@ def test_rows_are_paired_tests_adjusted_within_their_family(per_seed: bool) -> N
     smallest = family["p"].idxmin()
     assert smallest == paper_configurations()[0]
     assert family.loc[smallest, "p_adjusted"] == pytest.approx(12 * family["p"].min())
-    assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert np.isnan([row["wilcoxon_p"], row["effect"]]).all()  # five pairs are too few for both
+    other = family.loc["focal-variance"]
+    pairs = runs["focal-variance"] - runs["fixed"]
+    assert other["wilcoxon_p"] == pytest.approx(stats.wilcoxon(pairs).pvalue)
+    plain = stats.ttest_1samp(pairs, 0)
+    assert other["plain_p"] == pytest.approx(plain.pvalue)
+    assert other["plain_low"] == pytest.approx(plain.confidence_interval().low)
 
 
 def test_the_papers_difference_is_beside_ours_on_its_data_alone() -> None:
@@ -86,7 +93,12 @@ def test_the_papers_difference_is_beside_ours_on_its_data_alone() -> None:
     row = comparisons.compare(frame, parameters, "mine").iloc[0]
     assert row["outcome"] == "supported"
     assert row["paper_difference"] == pytest.approx(0.9528 - 0.9340)
-    assert row["excludes_paper"] == (not row["low"] <= row["paper_difference"] <= row["high"])
+    # The paper's own standard error, sqrt((a² + b²) / 10), counts as well as ours.
+    stds = paper_table("busc").loc[["cb_dice-variance", "fixed"], ("dice", "std")] / 100
+    error = np.hypot(row["standard_error"], np.sqrt((stds**2).sum() / 10))
+    assert row["paper_gap_error"] == pytest.approx(error)
+    assert row["paper_gap"] == pytest.approx(row["difference"] - row["paper_difference"])
+    assert row["excludes_paper"] == (row["paper_gap_p"] < 0.05)
     assert comparisons.compare(frame, parameters, "phantom")["paper_difference"].isna().all()
     lesion = comparisons.compare(frame, parameters, "mine", "foreground_dice")
     assert lesion["paper_difference"].isna().all()
@@ -115,6 +127,9 @@ def test_across_data_sets_is_a_trimmed_mean_with_its_interval() -> None:
     assert row["improvement"] == 1
     assert row["gain_low"] > 0.02
     assert row["runs"] == 12
+    gains = [runs["cb_dice-mad"] - runs["fixed"] for runs in both]
+    assert row["pooled"] == pytest.approx(np.mean([gain.mean() for gain in gains]), abs=0.002)
+    assert row["pooled_low"] < row["pooled"] < row["pooled_high"]
     pd.testing.assert_frame_equal(
         table.reset_index(), comparisons.across_datasets(frame, parameters)
     )
@@ -124,3 +139,25 @@ def test_across_data_sets_is_a_trimmed_mean_with_its_interval() -> None:
 def test_the_papers_data_are_never_pooled_with_phantoms(kinds: dict[str, str]) -> None:
     parameters = study(kinds, ["cb_dice-mad", "fixed"])
     assert comparisons.across_datasets(scores(parameters), parameters).empty
+
+
+def test_four_seeds_have_numbers_and_no_outcome() -> None:
+    parameters = study({"busi": "busi"}, ["cb_dice-variance", "fixed"], seeds=4)
+    row = comparisons.compare(scores(parameters), parameters, "busi").iloc[0]
+    assert row["outcome"] == "numbers only"
+    assert row["low"] < row["difference"] < row["high"]
+    assert row[["seeds_low", "seeds_high"]].isna().all()
+
+
+def test_any_evaluation_can_be_compared() -> None:
+    parameters = study({"busi": "busi"}, ["cb_dice-variance", "fixed"])
+    frame = scores(parameters)
+    best = frame.assign(epoch_choice="best")
+    best.loc[best["configuration"] == "fixed", "value"] += 0.1
+    both = pd.concat([frame, best], ignore_index=True)
+    last, chosen = (
+        comparisons.compare(both, parameters, "busi", evaluation=name).iloc[0]["difference"]
+        for name in ("last", "best")
+    )
+    assert chosen == pytest.approx(last - 0.1)
+    assert comparisons.compare(both, parameters, "busi", evaluation="settled").iloc[0]["n"] == 0

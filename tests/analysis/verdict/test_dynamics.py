@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dmf.analysis.verdict import dynamics
+from dmf.settings import Auxiliary
 
 EPOCHS = 100
 TIME = np.arange(EPOCHS)
@@ -80,17 +81,39 @@ def test_losses_that_still_fall_or_fluctuate() -> None:
 
 
 def test_auxiliary_and_time() -> None:
-    run = history_of(gamma=5 * np.exp(-0.05 * TIME), seconds=np.where(TIME == 0, 60, 2))
+    run = history_of(gamma_by_hundred=5 * np.exp(-0.05 * TIME), seconds=np.where(TIME == 0, 60, 2))
     late = 5 * np.exp(-0.05 * TIME[-10:])
-    assert measured("late_auxiliary_weight", run) == pytest.approx(np.mean(late / (late + 1)))
+    assert measured("late_share_by_hundred", run) == pytest.approx(np.mean(late / (late + 1)))
     assert measured("log_seconds", run) == pytest.approx(np.log(2))
-    assert np.isnan(measured("late_auxiliary_weight", history_of()))
+    assert np.isnan(measured("late_share_by_hundred", history_of()))
     assert np.isnan(measured("log_seconds", history_of()))
 
 
-def test_validation_dice_of_the_first_tenth() -> None:
-    run = history_of(validation_dice=TIME / 100)
-    assert measured("early_validation_dice", run) == pytest.approx(0.045)
+def test_dice_loss_of_the_first_tenth() -> None:
+    run = history_of(loss_dice=TIME / 100)
+    assert measured("early_dice_loss", run) == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
+def test_weights_that_follow_the_spread(sign: int, expected: float) -> None:
+    """The loss that zigzags most has the greatest weight, or the least."""
+    zigzag = np.where(TIME % 2, 0.1, -0.1)
+    run: dict[str, NDArray[np.float64]] = {"epoch": TIME.astype(float)}
+    for rank, name in enumerate(("a", "b", "c")):
+        run[f"loss_{name}"] = 1 + rank * zigzag
+        run[f"weight_{name}"] = 1 / 3 + sign * (rank - 1) * 0.1 + TIME * 1e-6
+    assert measured("weight_follows_spread", run) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("counted", [1, 15, 100])
+def test_gamma_is_recounted_as_the_equation_and_as_the_notebook_count(counted: int) -> None:
+    steps = 15.0 * TIME
+    frame = pd.DataFrame(history_of(gamma=5 * np.exp(-0.05 * steps / counted)))
+    frame = frame.assign(dataset="busi", configuration="cb_dice-fixed", seed=0)
+    auxiliary = Auxiliary(step_batches=counted)
+    run = dynamics.by_run(frame, "busi", auxiliary)["cb_dice-fixed", 0]
+    assert run["gamma_by_step"] == pytest.approx(5 * np.exp(-0.05 * steps))
+    assert run["gamma_by_hundred"] == pytest.approx(5 * np.exp(-0.05 * steps / 100))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])

@@ -10,10 +10,12 @@ import pytest
 from dmf.analysis import results
 from dmf.analysis.verdict import judgements
 from dmf.analysis.verdict.judgements import Judgement
-from dmf.configurations import factors
+from dmf.configurations import factors, paper_configurations
 from dmf.study import Study
 
 from synthetic import make_study, metrics_of, write_study
+
+NOT_REPRODUCED = "not reproduced at the reduced size"
 
 Judged = dict[str, Judgement]
 Run = tuple[str, int]
@@ -77,29 +79,61 @@ def test_a_planted_best_configuration_is_found() -> None:
     assert above.evidence["difference"] == pytest.approx(0.05, abs=0.004)
     assert above.evidence["paper_difference"] == pytest.approx(0.0338)
     assert above.evidence["excludes_paper"]
-    assert "outside this interval" in above.detail
+    assert "Ours less the paper's +3.38 points: +1." in above.detail
+    assert above.labels == ("zero excluded (above)",)
     # Another configuration claimed to be the best is contradicted by it.
-    assert found["focal-highest-precision/busi/precision"].ours.outcome == "contradicted"
+    assert found["focal-highest-precision/busi/precision"].ours.outcome == NOT_REPRODUCED
 
 
 def test_a_planted_tie_supports_nothing() -> None:
     found = judged(noise=0.001)
     assert found["cb-dice-variance-best/busi/dice"].ours.outcome == "inconclusive"
-    # All differences lie within the margin: a gain worth having is excluded.
-    assert found["framework-improves/busi/dice"].ours.outcome == "contradicted"
-    assert found["every-variant-improves/busi/dice"].ours.outcome == "contradicted"
+    # All differences lie within the margin: a gain worth having is excluded, and the paper's.
+    verdict = found["framework-improves/busi/dice"].ours
+    assert verdict.outcome == "not reproduced at the reduced size"
+    assert verdict.labels == ("a gain of half a point excluded", "the paper's gain excluded")
+
+
+def test_a_claim_is_not_contradicted_while_the_papers_own_value_is_possible() -> None:
+    """The paper's Dice is 0.37 points higher with an auxiliary: less than the margin."""
+    paper = judged(kind="phantom", seeds=1)["without-auxiliary-worse/busi/dice"].paper
+    planted_gain = paper.evidence["difference"]
+    assert 0 < planted_gain < 0.005
+    names = [name for name in paper_configurations() if not name.startswith(("none", "fixed"))]
+    found = judged(dice=dict.fromkeys(names, 0.80 + planted_gain), noise=0.001)
+    verdict = found["without-auxiliary-worse/busi/dice"].ours
+    assert "a gain of half a point excluded" in verdict.labels
+    assert verdict.outcome in ("inconclusive", "supported")
+
+
+def test_at_the_papers_size_a_claim_is_contradicted_and_one_contrast_confirms() -> None:
+    study = make_study({"busi": "busi"}, configurations=["cb_dice-variance", "fixed"], seeds=10)
+    parameters = study.report_parameters().model_copy(
+        update={"epochs": 100, "image_size": 128, "filters": [32, 64, 128, 256]}
+    )
+    frame = planted(study, dice={}, noise=0.001)
+    found = by_name(judgements.judge(frame, pd.DataFrame(), parameters))
+    confirmatory = [judgement for judgement in found.values() if judgement.confirmatory]
+    assert [judgement.id for judgement in confirmatory] == [
+        "cb-dice-variance-above-fixed/busi/dice"
+    ]
+    assert confirmatory[0].ours.outcome == "contradicted"
+    assert "Holm" not in confirmatory[0].decided_by
+    small = study.report_parameters()
+    judged_small = judgements.judge(frame, pd.DataFrame(), small)
+    assert not any(judgement.confirmatory for judgement in judged_small)
 
 
 def test_a_planted_worst_configuration_contradicts() -> None:
     found = judged(dice={"cb_dice-variance": 0.75}, noise=0.002)
     best = found["cb-dice-variance-best/busi/dice"].ours
-    assert best.outcome == "contradicted"
+    assert best.outcome == NOT_REPRODUCED
     assert "13th of 13" in best.detail
     assert "Significantly above it" in best.detail
 
 
 def test_open_verdicts_say_how_many_seeds_would_close_them() -> None:
-    found = judged(dice={"cb_dice-variance": 0.8075}, noise=0.0032, seeds=3)
+    found = judged(dice={"cb_dice-variance": 0.8075}, noise=0.006, seeds=5)
     above = found["cb-dice-variance-above-fixed/busi/dice"].ours
     assert above.outcome == "inconclusive"
     assert "seeds would decide it" in above.detail
@@ -109,7 +143,7 @@ def test_course_of_training_is_judged_as_planted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    study = make_study({"busi": "busi"}, seeds=3, epochs=40)
+    study = make_study({"busi": "busi"}, seeds=5, epochs=40)
     write_study(tmp_path, study)
     parameters = study.report_parameters()
     frame = results.collect(parameters.grid, partial=False)
@@ -120,10 +154,12 @@ def test_course_of_training_is_judged_as_planted(
     assert outcome["bayesian-smooth/busi/jaggedness"] == "supported"
     assert outcome["bayesian-dominant/busi/largest_weight"] == "supported"
     assert outcome["bayesian-loyal/busi/loyalty"] == "supported"
-    assert outcome["no-loss-dominates/busi/largest_weight"] == "contradicted"
+    assert outcome["no-loss-dominates/busi/largest_weight"] == NOT_REPRODUCED
     assert outcome["losses-converge/busi/late_loss_change"] == "supported"
-    # gamma falls from 5 to 4.5 in 280 batches: the auxiliary never gives way.
-    assert outcome["auxiliary-gives-way/busi/late_auxiliary_weight"] == "contradicted"
+    # gamma falls from 5 to 4.5 in 280 batches: the auxiliary never gives way. Counted in steps it
+    # would have vanished.
+    assert outcome["auxiliary-gives-way/busi/late_share_by_hundred"] == NOT_REPRODUCED
+    assert outcome["auxiliary-gives-way/busi/late_share_by_step"] == "supported"
     assert all(
         judgement.paper.outcome == "not testable"
         for name, judgement in found.items()
@@ -134,28 +170,27 @@ def test_course_of_training_is_judged_as_planted(
 @pytest.mark.parametrize("kind", ["phantom", "folder"])
 def test_other_images_never_decide_a_claim(kind: str) -> None:
     found = judged(kind=kind, seeds=2)
-    assert {judgement.ours.outcome for judgement in found.values()} == {"not run", "not testable"}
+    measured = [j for j in found.values() if "/" in j.id]
+    assert {judgement.ours.outcome for judgement in measured} == {"not run"}
     assert "BUSI is not in this study" in found["framework-improves/busi/dice"].ours.detail
     paper = found["framework-improves/busi/dice"].paper
     assert paper.outcome == "supported"
 
 
 def test_missing_and_diverged_runs() -> None:
-    gone = [("focal-mad", seed) for seed in range(4)]
+    gone = [("focal-mad", seed) for seed in range(6)]
     found = judged(
-        seeds=4,
+        seeds=6,
         dice={"cb_dice-variance": 0.9},
         noise=0.001,
         missing=[("cb_dice-variance", 3)],
         diverged=gone,
     )
     above = found["cb-dice-variance-above-fixed/busi/dice"].ours
-    assert (above.outcome, above.evidence["n"]) == ("supported", 3)
+    assert (above.outcome, above.evidence["n"]) == ("supported", 5)
     best = found["cb-dice-variance-best/busi/dice"].ours
     assert best.outcome == "inconclusive"
     assert "1 of 12 others were not run" in best.detail
-    every = found["every-variant-improves/busi/dice"].ours
-    assert "1 of 12 were not run" in every.detail
     mean = found["framework-improves/busi/dice"].ours
     assert mean.outcome == "inconclusive"
     assert "Only 11 of 12" in mean.detail
@@ -179,19 +214,21 @@ def test_configurations_that_were_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "reason"), [(1, "An interval needs at least 2 seeds"), (2, "seeds would decide it")]
+    ("seeds", "reason"), [(1, "An interval needs at least 2 seeds"), (4, "n = 4")]
 )
-def test_few_seeds(seeds: int, reason: str) -> None:
-    found = judged(seeds=seeds)
-    verdicts = [judgement.ours for judgement in found.values()]
-    assert not any(v.outcome == "supported" and v.evidence.get("n") == 1 for v in verdicts)
-    assert reason in found["framework-improves/busi/dice"].ours.detail
+def test_below_five_seeds_there_are_numbers_and_no_verdict(seeds: int, reason: str) -> None:
+    found = judged(seeds=seeds, dice={"cb_dice-variance": 0.9})
+    verdicts = [j.ours for j in found.values() if "/" in j.id and j.datasets == ["busi"]]
+    assert {verdict.outcome for verdict in verdicts} <= {"numbers only", "not run"}
+    detail = found["framework-improves/busi/dice"].ours.detail
+    assert reason in detail
+    assert "would decide" not in detail
 
 
 def test_identical_results_contradict_an_advantage() -> None:
-    found = judged(seeds=3, noise=0.0)
+    found = judged(seeds=5, noise=0.0)
     verdict = found["adaptive-weights-alone/busi/dice"].ours
-    assert verdict.outcome == "contradicted"
+    assert verdict.outcome == NOT_REPRODUCED
     assert "+0.00 points" in verdict.detail
     assert found["cb-dice-variance-best/busi/dice"].ours.outcome == "inconclusive"
 
@@ -223,7 +260,6 @@ def paper() -> Judged:
     [
         ("framework-improves/busi/dice", "supported"),
         ("framework-improves/busc/precision", "inconclusive"),
-        ("every-variant-improves/busi/dice", "contradicted"),  # Tversky + Bayesian is below fixed
         ("cb-dice-variance-best/busi/iou", "supported"),
         ("cb-dice-variance-best/bus/cb_dice", "supported"),
         ("tversky-variance-best-dice/busc/dice", "supported"),
@@ -237,6 +273,17 @@ def test_the_papers_tables_are_judged_by_the_same_rules(
     paper: Judged, name: str, outcome: str
 ) -> None:
     assert paper[name].paper.outcome == outcome
+
+
+def test_the_papers_tables_are_judged_by_our_yardstick_too(paper: Judged) -> None:
+    """With splits that overlap the intervals are wider: the same verdict, or an open one."""
+    pairs = [(j.paper, j.paper_alike) for j in paper.values() if j.paper.evidence]
+    assert any(a.outcome == "supported" and b.outcome == "inconclusive" for a, b in pairs)
+    assert all(b.outcome in (a.outcome, "inconclusive") for a, b in pairs)
+    above = paper["cb-dice-variance-above-fixed/busi/dice"]
+    printed, alike = above.paper.evidence, above.paper_alike.evidence
+    widths = [numbers["high"] - numbers["low"] for numbers in (printed, alike)]
+    assert widths[1] / widths[0] == pytest.approx(np.sqrt(1 + 10 * 0.15 / 0.70))
 
 
 def test_the_papers_difference_is_welchs(paper: Judged) -> None:

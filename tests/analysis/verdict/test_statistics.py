@@ -111,7 +111,7 @@ def test_wilcoxon_is_exact() -> None:
     assert statistics.wilcoxon(np.arange(1.0, 11)) == pytest.approx(2 / 2**10)
 
 
-@pytest.mark.parametrize(("values", "expected"), [([0.1], np.nan), ([0.0, 0.0], 1.0)])
+@pytest.mark.parametrize(("values", "expected"), [([0.1] * 5, np.nan), ([0.0] * 6, 1.0)])
 def test_wilcoxon_without_information(values: list[float], expected: float) -> None:
     assert statistics.wilcoxon(values) == pytest.approx(expected, nan_ok=True)
 
@@ -161,15 +161,88 @@ def test_seeds_needed_when_splits_overlap() -> None:
     assert statistics.seeds_needed(1.0, 0.0, alpha=0.05) is None
 
 
-def test_seeds_to_decide_takes_the_shorter_way() -> None:
-    def seeds(difference: float) -> int | None:
-        comparison = Comparison(3, difference, 0.004, np.nan, 2, -1, 1, 0.5, 0)
-        return statistics.seeds_to_decide(comparison, margin=0.005, confidence=0.95, comparisons=12)
+def comparison(n: int, difference: float, std: float, error: float) -> Comparison:
+    """Return a comparison with the t interval that belongs to its standard error."""
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    ends = (difference - half, difference + half)
+    return Comparison(n, difference, std, error, n - 1, *ends, 0.5, 0)
+
+
+def test_seeds_to_decide_takes_the_shorter_way_over_the_interval_of_the_std() -> None:
+    def seeds(difference: float, n: int = 10) -> tuple[int | None, int | None] | None:
+        one = comparison(n, difference, 0.004, 0.001)
+        return statistics.seeds_to_decide(one, margin=0.005, confidence=0.95, comparisons=12)
+
+    # The interval of a standard deviation of ten values, from a table of chi squared.
+    ends = [0.004 * np.sqrt(9 / 19.0228), 0.004 * np.sqrt(9 / 2.70039)]
+    assert statistics.std_interval(0.004, 10, 0.95) == pytest.approx(ends, rel=1e-4)
+
+    def needed(distance: float, alpha: float) -> tuple[int | None, ...]:
+        return tuple(statistics.seeds_needed(distance, std, alpha=alpha) for std in ends)
 
     # At 0 only "below the margin" can be shown; at the margin only "above 0".
-    assert seeds(0.0) == statistics.seeds_needed(0.005, 0.004, alpha=0.05)
-    assert seeds(0.005) == statistics.seeds_needed(0.005, 0.004, alpha=0.05 / 12)
-    assert seeds(-0.01) == statistics.seeds_needed(0.015, 0.004, alpha=0.05)
+    assert seeds(0.0) == needed(0.005, 0.05)
+    assert seeds(0.005) == needed(0.005, 0.05 / 12)
+    assert seeds(-0.01) == needed(0.015, 0.05)
+    assert seeds(0.0, n=4) is None
+
+
+@given(SAMPLES, st.floats(-1, 1))
+@settings(deadline=None, max_examples=50)
+def test_p_below_a_limit_is_scipys_one_sided_p_twice(values: list[float], limit: float) -> None:
+    ours = statistics.p_below(statistics.paired(values), limit)
+    oracle = stats.ttest_1samp(values, limit, alternative="less").pvalue
+    assert ours == pytest.approx(min(1.0, 2 * oracle))
+    assert (ours < 0.05) == (statistics.paired(values).high < limit)
+
+
+def test_two_intervals_answer_two_questions() -> None:
+    values = np.random.default_rng(3).normal(0.2, 1, 8)
+    both = statistics.paired(values, test_to_train=OVERLAP)
+    plain = stats.ttest_1samp(values, 0)
+    ends = plain.confidence_interval()
+    found = (both.plain_low, both.plain_high, both.plain_p)
+    assert found == pytest.approx((ends.low, ends.high, plain.pvalue))
+    assert both.low < both.plain_low < both.plain_high < both.high
+
+
+def test_a_difference_of_effects_is_welchs_of_four_samples() -> None:
+    """Two effects, each of two independent means: the sum of four terms, by their own errors."""
+    generator = np.random.default_rng(4)
+    ours, theirs = generator.normal(0, 1, 7), generator.normal(2, 0.5, 10)
+    found = statistics.difference_of_effects(statistics.paired(ours), statistics.paired(theirs))
+    oracle = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = oracle.confidence_interval()
+    assert found.p == pytest.approx(oracle.pvalue)
+    assert found.degrees == pytest.approx(oracle.df)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_difference_of_effects_needs_both_errors() -> None:
+    one = statistics.paired([0.02])
+    found = statistics.difference_of_effects(one, statistics.paired([0.1, 0.2, 0.3]))
+    assert found.difference == pytest.approx(-0.18)
+    assert np.isnan([found.low, found.p, found.standard_error]).all()
+
+
+def test_welch_allows_for_overlapping_splits() -> None:
+    plain = statistics.welch([3, 1], [1, 2], 10, [1, -1])
+    both = statistics.welch([3, 1], [1, 2], 10, [1, -1], test_to_train=OVERLAP)
+    assert both.standard_error == pytest.approx(np.sqrt(5 * (1 / 10 + OVERLAP)))
+    assert (both.plain_low, both.plain_high) == pytest.approx((plain.low, plain.high))
+    assert both.degrees == plain.degrees
+
+
+def test_random_effects_by_hand() -> None:
+    """Equal errors have closed forms: the plain mean, and Hartung and Knapp's is Student's t."""
+    effects = [0.5, 1.0, -0.2, 0.3]
+    pooled, tau = statistics.random_effects(effects, [0.1] * 4)
+    interval = stats.ttest_1samp(effects, 0).confidence_interval()
+    assert pooled.difference == pytest.approx(np.mean(effects))
+    assert (pooled.low, pooled.high) == pytest.approx((interval.low, interval.high))
+    assert tau == pytest.approx(np.sqrt(np.var(effects, ddof=1) - 0.01), rel=1e-3)
+    with pytest.raises(ValueError, match="at least two"):
+        statistics.random_effects([0.1], [0.1])
 
 
 @pytest.mark.parametrize(
@@ -184,8 +257,9 @@ def test_seeds_to_decide_takes_the_shorter_way() -> None:
     ],
 )
 def test_verdicts_follow_the_plan(low: float, high: float, p: float, expected: str) -> None:
-    comparison = Comparison(10, (low + high) / 2, 1, 1, 9, low, high, p, 0)
-    assert statistics.above(comparison, p, margin=0.005, confidence=0.95) == expected
+    error = (high - low) / 2 / float(stats.t.ppf(0.975, 9))
+    one = comparison(10, (low + high) / 2, 1, error)
+    assert statistics.above(one, p, margin=0.005, confidence=0.95) == expected
 
 
 def correlated(

@@ -10,6 +10,7 @@ import pandas as pd
 from dmf.analysis.page.comparison_tables import outcome_word
 from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.verdict.headline import Headline, Reading
+from dmf.analysis.verdict.statistics import LEAST_SEEDS
 from dmf.analysis.words import EVALUATION_LABELS, count, dataset_label, label, listed, number
 from dmf.study import ReportParameters
 
@@ -151,7 +152,7 @@ def _second(headline: Headline) -> str:
     reading = headline.primary
     if np.isnan(reading.low):
         return "An interval needs at least two seeds, so that nothing is decided here."
-    text = _exclusions(reading)
+    text = _exclusions(reading) or f"Fewer than {LEAST_SEEDS} seeds decide nothing"
     if headline.robust is None:
         return text + "."
     if headline.robust:
@@ -165,6 +166,9 @@ def _second(headline: Headline) -> str:
 
 
 def _exclusions(reading: Reading) -> str:
+    """Say what the interval excludes; empty where there are too few seeds for that."""
+    if not reading.exclusions:
+        return ""
     excluded = [part.what for part in reading.exclusions if part.excluded]
     included = [part.what for part in reading.exclusions if not part.excluded]
     if not included:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from dmf.analysis.page.looks import Tally, tally
 from dmf.analysis.verdict import dynamics
 from dmf.analysis.verdict.claim_schema import Best, Claim, NotInferior, Spread, claims
-from dmf.analysis.verdict.decide import Verdict
+from dmf.analysis.verdict.evidence import Verdict
 from dmf.analysis.verdict.judgements import Judgement
-from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS, listed
+from dmf.analysis.words import DATASET_LABELS, listed, metric_label
 
 # The paper's main claim and its recommendation, in the primary metric; shown above the rest.
 HEADLINES = ("framework-improves", "cb-dice-variance-best")
@@ -37,6 +37,7 @@ class Check:
     decided_by: str
     ours: Verdict
     paper: Verdict
+    paper_alike: Verdict
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _row(claim: Claim, judgements: Sequence[Judgement]) -> Row:
     metrics = dict.fromkeys(part[1] for part in parts if len(part) > 1)
     statement = claim.statement.format(
         dataset=listed([DATASET_LABELS[name] for name in datasets]),
-        metric=listed([METRIC_LABELS.get(name, name) for name in metrics] or [""]),
+        metric=listed([metric_label(name) for name in metrics] or [""]),
     )
     checks = [_check(judgement) for judgement in judgements]
     ours, paper = ([j.ours for j in judgements], [j.paper for j in judgements])
@@ -135,9 +136,16 @@ def _topic(claim: Claim) -> str:
 
 def _check(judgement: Judgement) -> Check:
     what = ", ".join(_word(part) for part in judgement.id.split("/")[1:])
-    return Check(what, judgement.statement, judgement.decided_by, judgement.ours, judgement.paper)
+    return Check(
+        what,
+        judgement.statement,
+        judgement.decided_by,
+        judgement.ours,
+        judgement.paper,
+        judgement.paper_alike,
+    )
 
 
 def _word(part: str) -> str:
     """Return a data set, a metric or a quantity of the training curves as people write it."""
-    return DATASET_LABELS.get(part) or METRIC_LABELS.get(part) or part.replace("_", " ")
+    return DATASET_LABELS.get(part) or metric_label(part)

@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
 from dmf.analysis.verdict.comparisons import FAMILIES
 from dmf.analysis.verdict.headline import Headline
-from dmf.analysis.words import dataset_label, label, number, p_value
+from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
+from dmf.analysis.verdict.statistics import LEAST_SEEDS
+from dmf.analysis.words import count, dataset_label, label, number, p_value
 from dmf.configurations import paper_configurations
+from dmf.layout import RESULTS
 from dmf.study import ReportParameters
 
 # What the outcome of a comparison is called in tables: whether the first is above the second.
@@ -20,6 +25,7 @@ ABOVE = {
     "supported": "above",
     "contradicted": "not above",
     "inconclusive": "undecided",
+    "numbers only": "too few seeds",
     "not run": "not run",
 }
 
@@ -85,13 +91,16 @@ def over_sets(
         rows.append(Row(name, (name,), cells))
     candidate = headlines[0].candidate if headlines else ""
     for together in pooled[pooled["configuration"] == candidate].to_dict("records"):
-        name = f"Interquartile mean over {together['datasets']} sets"
-        cells = [_estimate(together, "gain"), Cell(), Cell(), Cell(), whole(together["runs"])]
-        rows.append(Row(name, (name,), cells))
+        kinds = {"gain": "Interquartile mean", "pooled": "Random effects"}
+        for column, kind in kinds.items():
+            name = f"{kind} over {together['datasets']} sets"
+            cells = [_estimate(together, column), Cell(), Cell(), Cell(), whole(together["runs"])]
+            rows.append(Row(name, (name,), cells))
     caption = (
         f"{label(candidate)} minus fixed weights in test Dice, points, last epoch, paired by seed: "
         "mean and interval; over all sets the interquartile mean with a bootstrap interval, which "
-        "is descriptive. Epochs: whether the other evaluations agree."
+        "is descriptive, and the mean of random effects with the Hartung-Knapp interval. Epochs: "
+        "whether the other evaluations agree."
     )
     columns = ["Difference", "The paper", "Outcome", "Epochs", "Runs"]
     return Table("Over all sets", caption, ("Set",), columns, rows)
@@ -113,9 +122,17 @@ def _gains(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     return [gain, *theirs, verdict_cell(outcome_word(pair["outcome"]))]
 
 
-def comparison_tables(found: pd.DataFrame, parameters: ReportParameters) -> list[Table]:
-    """Return one table of paired differences in Dice per family of planned comparisons."""
-    columns = ["Difference", "p", "Effect", "Wins", "Wilcoxon p", "Seeds needed", "Outcome"]
+def comparison_tables(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str, found: pd.DataFrame
+) -> list[Table]:
+    """Return one table of paired differences in Dice per family of planned comparisons.
+
+    ``found`` is the table of :func:`~dmf.analysis.verdict.comparisons.compare`. From five seeds on
+    a mixed model of all configurations follows.
+    """
+    beside = paper_dataset(parameters, dataset) is not None
+    columns = ["Difference", "p", "On these images", *["Less the paper's"] * beside, "Wins"]
+    columns += ["Effect", "Wilcoxon p", "Seeds needed", "Outcome"]
     made = []
     for family, pairs in found.groupby("family", sort=False):
         rows = []
@@ -123,16 +140,48 @@ def comparison_tables(found: pd.DataFrame, parameters: ReportParameters) -> list
             name = label(pair["configuration"])
             if pair["reference"] != "fixed":
                 name += f" against {label(pair['reference'])}"
-            rows.append(Row(name, (name,), _comparison_cells(pair)))
+            rows.append(Row(name, (name,), _comparison_cells(pair, beside)))
         title = FAMILIES[str(family)]
         title = title[0].upper() + title[1:]
         caption = (
             f"{title}: paired differences in Dice (points, test, last epoch), their "
-            f"{100 * parameters.report.confidence:g} % interval and Holm-adjusted p. Above: the "
-            "first is better. Seeds needed: how many would decide it, if the estimates held."
+            f"{100 * parameters.report.confidence:g} % interval and Holm-adjusted p, for other "
+            "images of the kind. On these images: the interval under random splits alone. "
+            + "Less the paper's: ours minus the paper's difference, ± its standard error. "
+            * beside
+            + "Above: the first is better; not above: a gain of the margin is excluded. No outcome "
+            "below five seeds, no effect and no Wilcoxon below six. Seeds needed: how many would "
+            "decide it, if the difference held."
         )
         made.append(Table(title, caption, ("Configuration",), columns, rows))
-    return made
+    together = _together(results, parameters, dataset)
+    return [*made, together] if together.rows else made
+
+
+def _together(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Table:
+    """Return all configurations in one mixed model, with the runs of another machine if there."""
+    place = parameters.report.extra_studies.format(name=parameters.grid.name, study="other_machine")
+    machines = {"this": values(results, dataset, "dice")}
+    if (path := Path(place) / RESULTS).exists():
+        machines["other"] = values(read(path), dataset, "dice")
+    confidence = parameters.report.confidence
+    seeds = max((len(table) for table in machines.values()), default=0)
+    found = mixed_model(machines, confidence=confidence) if seeds >= LEAST_SEEDS else pd.DataFrame()
+    rows = []
+    for effect in found.to_dict("records"):
+        is_mean = effect["configuration"] == ADAPTIVE_MEAN
+        name = "Mean of the adaptive" if is_mean else label(effect["configuration"])
+        cells = [_estimate(effect, "difference"), _p_value(effect["p"])]
+        rows.append(Row(name, (name,), cells))
+    caption = (
+        "All configurations together: difference in Dice to fixed weights (points, test, last "
+        f"epoch) with its {100 * confidence:g} % interval, from a mixed model with a random effect "
+        f"of the seed; {count(len(machines), 'machine')}. It answers for these images under random "
+        "splits; p is not adjusted."
+    )
+    return Table(
+        "Mixed model of all configurations", caption, ("Configuration",), ["Difference", "p"], rows
+    )
 
 
 def across(found: pd.DataFrame) -> Table | None:
@@ -147,30 +196,36 @@ def across(found: pd.DataFrame) -> Table | None:
                 _estimate(pooled, "iqm", ".2f"),
                 _estimate(pooled, "gain"),
                 _estimate(pooled, "improvement", ".2f"),
+                _estimate(pooled, "pooled"),
                 whole(pooled["runs"]),
             ],
         )
         for pooled in found.to_dict("records")
     ]
-    columns = ["Dice", "Gain over fixed weights", "Probability of improvement", "Runs"]
+    columns = ["Dice", "Gain over fixed weights", "Probability of improvement"]
+    columns += ["Gain, random effects", "Runs"]
     caption = (
         "Interquartile means over all runs of the data sets together, with stratified bootstrap "
-        "intervals; in percent and points. Descriptive: runs of redrawn splits are not independent."
+        "intervals; in percent and points. Descriptive: runs of redrawn splits are not "
+        "independent. Random effects: the gains of the data sets, pooled, with the Hartung-Knapp "
+        "interval."
     )
     return Table("Across data sets", caption, ("Configuration",), columns, rows)
 
 
-def _comparison_cells(pair: Mapping[Any, Any]) -> list[Cell]:
+def _comparison_cells(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     outcome = verdict_cell(outcome_word(pair["outcome"]))
     if not pair["n"]:
-        return [Cell()] * 6 + [outcome]
+        return [Cell()] * (7 + beside) + [outcome]
     return [
         _estimate(pair, "difference"),
         _p_value(pair["p_adjusted"]),
-        signed(pair["effect"]),
+        _interval(pair["plain_low"], pair["plain_high"]),
+        *[_beside_paper(pair)] * beside,
         Cell(f"{pair['wins']} of {pair['n']}", pair["wins"] / pair["n"]),
-        _p_value(pair["wilcoxon_p"]),
-        Cell() if pd.isna(pair["seeds_needed"]) else whole(pair["seeds_needed"]),
+        signed(pair["effect"]),
+        Cell() if pd.isna(pair["wilcoxon_p"]) else _p_value(pair["wilcoxon_p"]),
+        _seeds(pair["seeds_low"], pair["seeds_high"]),
         outcome,
     ]
 
@@ -183,6 +238,29 @@ def _estimate(numbers: Mapping[Any, Any], name: str, form: str = "+.2f") -> Cell
         return cell
     ends = (number(100 * numbers[end], form) for end in (low, high))
     return replace(cell, spread=f"[{', '.join(ends)}]")
+
+
+def _interval(low: float, high: float, form: str = "+.2f") -> Cell:
+    """Return an interval in points, sorted by its middle."""
+    if pd.isna(low):
+        return Cell()
+    ends = ", ".join(number(100 * end, form) for end in (low, high))
+    return Cell(f"[{ends}]", (low + high) / 2)
+
+
+def _beside_paper(pair: Mapping[Any, Any]) -> Cell:
+    """Return our difference less the paper's, with its standard error."""
+    cell = signed(100 * pair["paper_gap"])
+    if pd.isna(pair["paper_gap_error"]):
+        return cell
+    return replace(cell, spread=f"± {100 * pair['paper_gap_error']:.2f}")
+
+
+def _seeds(low: float, high: float) -> Cell:
+    """Return how many seeds would decide a comparison: a range, or nothing."""
+    if pd.isna(low):
+        return Cell()
+    return Cell(f"{low} and more" if pd.isna(high) else f"{low} to {high}", int(low))
 
 
 def _p_value(p: float) -> Cell:

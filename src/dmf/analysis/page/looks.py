@@ -17,6 +17,8 @@ _LOOKS = {
     "not above": ("✗", "bad"),
     "inconclusive": ("≈", "open"),
     "undecided": ("≈", "open"),
+    "numbers only": ("·", "none"),
+    "too few seeds": ("·", "none"),
     "higher": ("↑", "none"),
     "partly higher": ("↑", "none"),
     "lower": ("↓", "none"),

@@ -124,7 +124,12 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
 def _tallies(judgements: Sequence[Judgement], *, is_judged: bool) -> dict[str, looks.Tally]:
     """Count the verdicts on either side; on ours only if the study can judge any claim."""
     ours = {"Our runs": looks.tally(judgement.ours.outcome for judgement in judgements)}
-    paper = {"The paper's own tables": looks.tally(j.paper.outcome for j in judgements)}
+    paper = {
+        "The paper's own tables": looks.tally(j.paper.outcome for j in judgements),
+        "The paper's own tables, judged as our runs": looks.tally(
+            j.paper_alike.outcome for j in judgements
+        ),
+    }
     return (ours if is_judged else {}) | paper
 
 
@@ -203,7 +208,7 @@ def _dataset(
         "main": comparison_tables.main_table(results, parameters, dataset, pairs),
         "tables": {
             "scores": score_tables(results, parameters, dataset),
-            "differences": comparison_tables.comparison_tables(pairs, parameters),
+            "differences": comparison_tables.comparison_tables(results, parameters, dataset, pairs),
             "training": [],
         },
         "figures": figures,

@@ -41,7 +41,11 @@ def quotes() -> pd.DataFrame:
 
 
 def independent() -> pd.DataFrame:
-    """Return foreground Dice scores of other authors' networks, with protocol and source."""
+    """Return foreground scores of other authors' networks on BUSI, with protocol and source.
+
+    ``aggregation`` says over what a score is a mean (image, batch), ``left_out`` why a source
+    cannot be set beside ours or the paper's; empty for those that can.
+    """
     return _read("independent.csv")
 
 
@@ -62,5 +66,6 @@ def matching(patterns: Sequence[str]) -> list[str]:
 @cache
 def _read(name: str) -> pd.DataFrame:
     with files("dmf.analysis.paper").joinpath(name).open(encoding="utf-8") as stream:
-        text = {"auxiliary": str, "weighting": str, "role": str, "among": str}
-        return pd.read_csv(stream, dtype=text).fillna(dict.fromkeys(["role", "among"], ""))
+        text = dict.fromkeys(["auxiliary", "weighting", "role", "among", "left_out"], str)
+        empty = dict.fromkeys(["role", "among", "left_out"], "")
+        return pd.read_csv(stream, dtype=text).fillna(empty)

@@ -73,6 +73,14 @@ class Spread(Settings):
     expect: Expect
 
 
+class Arithmetic(Settings):
+    """What follows from the equations, whatever is measured; a property test repeats it."""
+
+    test: Literal["arithmetic"]
+    outcome: Literal["supported", "contradicted"]
+    reason: str
+
+
 class NoTest(Settings):
     """Nothing measurable decides the claim."""
 
@@ -81,7 +89,8 @@ class NoTest(Settings):
 
 
 Rule = Annotated[
-    Difference | Every | Best | NotInferior | Spread | NoTest, Field(discriminator="test")
+    Difference | Every | Best | NotInferior | Spread | Arithmetic | NoTest,
+    Field(discriminator="test"),
 ]
 
 
@@ -101,8 +110,10 @@ class Claim(Settings):
         known = {*METRICS, *FOREGROUND_METRICS, *dynamics.QUANTITIES}
         if unknown := set(self.metrics) - known:
             raise ValueError(f"claim {self.id}: unknown metrics {', '.join(sorted(unknown))}")
-        if bool(self.metrics) == isinstance(self.rule, NoTest):
-            raise ValueError(f"claim {self.id}: metrics go with every rule but `none`")
+        if bool(self.metrics) == isinstance(self.rule, NoTest | Arithmetic):
+            raise ValueError(
+                f"claim {self.id}: metrics go with every rule but `none` and `arithmetic`"
+            )
         return self
 
 
@@ -127,13 +138,15 @@ def describe(rule: Rule) -> str:
             what = f"each of {_names(rule.candidates)}"
             if rule.reference:
                 what += f" minus {_words(rule.reference)}"
-            return f"{what}, {rule.expect} {rule.limit:g}, Holm-adjusted"
+            return f"{what}, {rule.expect} {rule.limit:g}; all must hold, Holm against"
         case Best():
             return f"{_names(rule.candidates)} first among {_names(rule.among)}"
         case NotInferior():
             return f"{_names(rule.candidates)} not inferior to any of {_names(rule.among)}"
         case Spread():
             return f"highest minus lowest of {_names(rule.among)}, {rule.expect} {rule.limit:g}"
+        case Arithmetic():
+            return "arithmetic, which a property test repeats"
         case NoTest():
             return "nothing: not testable as stated"
 

@@ -26,6 +26,8 @@ Pair = tuple[str, str]
 Array = NDArray[np.float64]
 Statistic = Callable[[Sequence[Array]], float]
 
+_NOT_PUBLIC = ("phantom", "folder")
+
 FAMILIES = {
     "dmf_over_fixed": "adaptive weights against fixed weights without auxiliary",
     "control_over_fixed": "controls against fixed weights without auxiliary",
@@ -62,12 +64,17 @@ class Seeds:
         histories: pd.DataFrame,
         parameters: ReportParameters,
         dataset: str,
+        evaluation: str = "last",
     ) -> None:
-        """``results`` and ``histories`` may hold other data sets; unfinished runs are ignored."""
+        """``results`` and ``histories`` may hold other data sets; unfinished runs are ignored.
+
+        ``evaluation`` is one of :data:`dmf.outcomes.EVALUATIONS`.
+        """
         self._results = results
+        self._evaluation = evaluation
         complete = results[(results["dataset"] == dataset) & (results["status"] == "complete")]
         finished = set(zip(complete["configuration"], complete["seed"], strict=True))
-        every = dynamics.by_run(histories, dataset)
+        every = dynamics.by_run(histories, dataset, parameters.auxiliary)
         self._histories = {run: history for run, history in every.items() if run in finished}
         self._dataset = dataset
         self._tables: dict[str, pd.DataFrame] = {}
@@ -80,7 +87,7 @@ class Seeds:
             if metric in dynamics.QUANTITIES:
                 table = dynamics.quantity(self._histories, metric)
             else:
-                table = values(self._results, self._dataset, metric)
+                table = values(self._results, self._dataset, metric, epoch_choice=self._evaluation)
             self._tables[metric] = table
         return self._tables[metric]
 
@@ -109,12 +116,16 @@ class Seeds:
 
 
 class PaperNumbers:
-    """One of the paper's tables; its means are compared as if independent, by Welch's t."""
+    """One of the paper's tables; its means are compared as if independent, by Welch's t.
+
+    ``test_to_train`` allows for overlapping splits as our own runs do.
+    """
 
     can_grow = False
-    test_to_train = 0.0
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, dataset: str, test_to_train: float = 0.0) -> None:
+        self.dataset = dataset
+        self.test_to_train = test_to_train
         self._table = paper_table(dataset) / 100
         self.planned = list(self._table.index)
 
@@ -136,6 +147,7 @@ class PaperNumbers:
             list(weights.values()),
             limit=limit,
             confidence=confidence,
+            test_to_train=self.test_to_train,
         )
 
 
@@ -167,20 +179,27 @@ def families(configurations: Iterable[str]) -> dict[str, list[Pair]]:
 
 
 def compare(
-    results: pd.DataFrame, parameters: ReportParameters, dataset: str, metric: str = "dice"
+    results: pd.DataFrame,
+    parameters: ReportParameters,
+    dataset: str,
+    metric: str = "dice",
+    evaluation: str = "last",
 ) -> pd.DataFrame:
-    """Return every planned comparison of ``dataset`` on one test metric (last epoch).
+    """Return every planned comparison of ``dataset`` on one test metric at one evaluation.
 
     One row per pair: dataset, metric, family, configuration, reference, the fields of a
     :class:`~dmf.analysis.verdict.statistics.Comparison`, p_adjusted (Holm within the family), wins,
-    losses, wilcoxon_p, outcome ("supported" stands for: configuration above reference),
-    seeds_needed, and on the paper's data sets paper_difference and excludes_paper (whether our
-    interval does). A pair without common finished seeds has n 0 and the outcome "not run".
+    losses, wilcoxon_p (both that and effect from six seeds on), outcome, seeds_low and seeds_high
+    (how many seeds would decide it), and on the paper's data sets paper_difference, paper_gap (ours
+    less the paper's) with its paper_gap_error and paper_gap_p, and excludes_paper.
+
+    The outcome is whether configuration lies above reference: supported, contradicted (a gain of
+    the margin is excluded), inconclusive, "numbers only" below five seeds, or "not run".
     """
     report = parameters.report
-    source = Seeds(results, pd.DataFrame(), parameters, dataset)
+    source = Seeds(results, pd.DataFrame(), parameters, dataset, evaluation)
     known = paper_dataset(parameters, dataset)
-    paper = PaperNumbers(known).means(metric) if known else pd.Series(dtype=float)
+    paper = PaperNumbers(known) if known else None
     rows: list[dict[str, Any]] = []
     for family, pairs in families(parameters.grid.configurations).items():
         found = [
@@ -193,14 +212,14 @@ def compare(
             row: dict[str, Any] = {"dataset": dataset, "metric": metric, "family": family}
             row |= {"configuration": pair[0], "reference": pair[1], "n": 0, "outcome": "not run"}
             if comparison is not None:
-                differences = source.differences({pair[0]: 1, pair[1]: -1}, metric)
+                weights = {pair[0]: 1.0, pair[1]: -1.0}
+                differences = source.differences(weights, metric)
                 row |= _tested(comparison, p, differences, report, len(pairs), source.test_to_train)
-                if set(pair) <= set(paper.index):
-                    row["paper_difference"] = paper[pair[0]] - paper[pair[1]]
-                    row["excludes_paper"] = excludes(comparison, row["paper_difference"])
+                if paper:
+                    row |= _beside_paper(paper, weights, metric, comparison, report.confidence)
             rows.append(row)
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    return frame.astype(dict.fromkeys(["n", "wins", "losses", "seeds_needed"], "Int64"))
+    return frame.astype(dict.fromkeys(["n", "wins", "losses", "seeds_low", "seeds_high"], "Int64"))
 
 
 def _tested(
@@ -213,18 +232,43 @@ def _tested(
 ) -> dict[str, Any]:
     """Return what a pair that was run has in the table of :func:`compare`."""
     limits = {"margin": report.margin, "confidence": report.confidence}
+    few = comparison.n < statistics.LEAST_SEEDS
     row = asdict(comparison) | {
         "p_adjusted": p,
         "wins": int((differences > 0).sum()),
         "losses": int((differences < 0).sum()),
         "wilcoxon_p": statistics.wilcoxon(differences),
-        "outcome": statistics.above(comparison, p, **limits),
+        "outcome": "numbers only" if few else statistics.above(comparison, p, **limits),
     }
+    if comparison.n < statistics.LEAST_FOR_RANKS:
+        row["effect"] = np.nan
     if row["outcome"] == "inconclusive":
-        row["seeds_needed"] = statistics.seeds_to_decide(
+        seeds = statistics.seeds_to_decide(
             comparison, **limits, comparisons=family, test_to_train=test_to_train
         )
+        row["seeds_low"], row["seeds_high"] = seeds or (None, None)
     return row
+
+
+def _beside_paper(
+    paper: PaperNumbers,
+    weights: Mapping[str, float],
+    metric: str,
+    comparison: Comparison,
+    confidence: float,
+) -> dict[str, Any]:
+    """Return the paper's difference and ours less it; empty if the paper has none."""
+    theirs = paper.contrast(weights, metric, limit=0, confidence=confidence)
+    if theirs is None:
+        return {}
+    gap = statistics.difference_of_effects(comparison, theirs, confidence=confidence)
+    return {
+        "paper_difference": theirs.difference,
+        "paper_gap": gap.difference,
+        "paper_gap_error": gap.standard_error,
+        "paper_gap_p": gap.p,
+        "excludes_paper": excludes(gap, 0.0),
+    }
 
 
 def excludes(comparison: Comparison, value: float) -> bool:
@@ -239,13 +283,14 @@ def across_datasets(
 
     Columns: configuration, datasets, runs, iqm, iqm_low, iqm_high, and against fixed weights the
     interquartile mean of the paired differences (gain…) and the probability of improvement
-    (improvement…), each with its stratified bootstrap interval. The paper's data sets are never
-    pooled with others. Configurations that lack a data set are left out; with fewer than two data
-    sets the table is empty.
+    (improvement…), each with its stratified bootstrap interval, and the differences of the data
+    sets pooled by random effects (pooled…, tau; Hartung-Knapp interval). Published data sets are
+    never pooled with phantom or own images. Configurations that lack a data set are left out; with
+    fewer than two data sets the table is empty.
     """
     report, datasets = parameters.report, parameters.grid.datasets
-    if any(paper_dataset(parameters, name) for name in datasets):
-        datasets = [name for name in datasets if paper_dataset(parameters, name)]
+    if public := [name for name in datasets if parameters.kinds[name] not in _NOT_PUBLIC]:
+        datasets = public
     if len(datasets) < 2:
         return pd.DataFrame(columns=_ACROSS_COLUMNS)
     tables = [Seeds(results, pd.DataFrame(), parameters, name).runs(metric) for name in datasets]
@@ -260,8 +305,26 @@ def across_datasets(
             if all(map(len, both)):
                 row |= _bootstrapped("gain", _gain, both, report)
                 row |= _bootstrapped("improvement", _improvement, both, report)
+                row |= _pooled(both, parameters)
         rows.append(row)
     return pd.DataFrame(rows, columns=_ACROSS_COLUMNS)
+
+
+def _pooled(strata: Sequence[Array], parameters: ReportParameters) -> dict[str, float]:
+    """Return the paired differences of every data set pooled by random effects, as columns."""
+    confidence, shared = parameters.report.confidence, overlap(parameters.split)
+    each = [
+        statistics.paired(x[:, 0] - x[:, 1], confidence=confidence, test_to_train=shared)
+        for x in strata
+    ]
+    if not all(one.varies for one in each):
+        return {}
+    mean, tau = statistics.random_effects(
+        [one.difference for one in each],
+        [one.standard_error for one in each],
+        confidence=confidence,
+    )
+    return {"pooled": mean.difference, "pooled_low": mean.low, "pooled_high": mean.high, "tau": tau}
 
 
 def _gain(strata: Sequence[Array]) -> float:
@@ -290,12 +353,14 @@ def _bootstrapped(
 _COLUMNS = [
     *("dataset", "metric", "family", "configuration", "reference"),
     *("n", "difference", "std", "standard_error", "degrees", "low", "high", "p", "p_adjusted"),
-    *("effect", "wins", "losses", "wilcoxon_p", "outcome", "seeds_needed"),
-    *("paper_difference", "excludes_paper"),
+    *("plain_low", "plain_high", "plain_p"),
+    *("effect", "wins", "losses", "wilcoxon_p", "outcome", "seeds_low", "seeds_high"),
+    *("paper_difference", "paper_gap", "paper_gap_error", "paper_gap_p", "excludes_paper"),
 ]
 
 _ACROSS_COLUMNS = [
     *("configuration", "datasets", "runs", "iqm", "iqm_low", "iqm_high"),
     *("gain", "gain_low", "gain_high"),
     *("improvement", "improvement_low", "improvement_high"),
+    *("pooled", "pooled_low", "pooled_high", "tau"),
 ]

@@ -3,47 +3,34 @@
 What "supported" and "contradicted" mean is docs/statistics.md.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
+from collections.abc import Sequence
+from dataclasses import replace
 
 from dmf.analysis.paper.numbers import matching
 from dmf.analysis.verdict import sentences, statistics
 from dmf.analysis.verdict.claim_schema import (
+    Arithmetic,
     Best,
     Difference,
     Every,
-    Expect,
     NoTest,
     NotInferior,
     Rule,
     Spread,
 )
-from dmf.analysis.verdict.comparisons import PaperNumbers, Source, excludes
-from dmf.analysis.verdict.sentences import Sentences, joined
-from dmf.analysis.verdict.statistics import Comparison
+from dmf.analysis.verdict.comparisons import PaperNumbers, Source
+from dmf.analysis.verdict.evidence import (
+    Evidence,
+    Outcome,
+    Verdict,
+    Weights,
+    flipped,
+    paper_evidence,
+)
+from dmf.analysis.verdict.sentences import joined
 from dmf.analysis.words import label
-from dmf.configurations import factors
-from dmf.outcomes import FOREGROUND_METRICS, METRICS
+from dmf.configurations import factors, parse_configuration
 from dmf.settings import Report
-
-Outcome = Literal["supported", "contradicted", "inconclusive", "not run", "not testable"]
-Weights = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a claim fares on one source; ``detail`` holds the numbers in one or two sentences.
-
-    Numbers in ``evidence`` are in [0, 1] (or a training quantity's own unit), None if undefined.
-    """
-
-    outcome: Outcome
-    detail: str
-    evidence: dict[str, Any]
 
 
 def decide(
@@ -55,40 +42,32 @@ def decide(
     """
     if isinstance(rule, NoTest):
         return Verdict("not testable", rule.reason.strip(), {})
+    if isinstance(rule, Arithmetic):
+        return Verdict(rule.outcome, rule.reason.strip(), {})
     test = _Test(source, metric, report, paper)
     match rule:
         case Difference():
-            return test.difference(rule)
+            verdict = test.difference(rule)
         case Every():
-            return test.every(rule)
+            verdict = test.every(rule)
         case Best():
-            return test.best(rule)
+            verdict = test.best(rule)
         case NotInferior():
-            return test.not_inferior(rule)
+            verdict = test.not_inferior(rule)
         case Spread():
-            return test.spread(rule)
+            verdict = test.spread(rule)
+    if verdict.outcome != "not run" and test.has_few_seeds:
+        return replace(verdict, outcome="numbers only")
+    return verdict
 
 
-class _Test:
+class _Test(Evidence):
     """The rules on one metric of one source."""
-
-    def __init__(
-        self, source: Source, metric: str, report: Report, paper: PaperNumbers | None
-    ) -> None:
-        self.source = source
-        self.metric = metric
-        self.confidence = report.confidence
-        is_score = metric in (*METRICS, *FOREGROUND_METRICS)
-        # A difference of scores below the margin does not count; of training quantities any does.
-        self.margin = report.margin if is_score else 0.0
-        self.paper = paper if metric in METRICS else None
-        self.means = source.means(metric)
-        self.say = Sentences(is_score, report.confidence)
 
     def difference(self, rule: Difference) -> Verdict:
         planned = [_weights(name, rule) for name in matching(rule.candidates)]
         run = [weights for weights in planned if set(weights) <= set(self.means.index)]
-        if not run:
+        if not run or (len(run) < len(planned) and not self.source.can_grow):
             return self.not_run(name for weights in planned for name in weights)
         weights = _mean(run)
         comparison = self.contrast(weights, rule.limit)
@@ -101,24 +80,26 @@ class _Test:
             p = self.each(each, rule.limit)[rule.candidates[0]][1]
             family = len([w for w in each.values() if set(w) <= set(self.source.planned)])
         margin = self.margin_beside(rule.limit)
-        outcome: Outcome = _directed(comparison, p, rule.expect, margin, self.confidence)
-        is_small = outcome == "supported" and 0 < comparison.high < margin
+        gap = None if rule.reference is None else self.paper_gap(weights, comparison, rule.limit)
+        outcome = self.directed(comparison, p, rule.expect, margin, gap)
         reason = "" if outcome != "inconclusive" else self.why_open(comparison, rule, family)
         if len(run) < len(planned):  # a part of the plan cannot decide the whole
             outcome = "inconclusive"
-        evidence = self.evidence(comparison, p, rule.limit)
         is_level = rule.reference is None
+        labels = () if is_level or rule.limit else self.labels(comparison, rule.expect, gap)
         limit = self.say.level(rule.limit) if is_level else self.say.gap(rule.limit)
         detail = joined(
-            f"{self.say.interval(comparison, rule.limit, level=is_level)}, "
-            f"{sentences.adjusted_p(p, family)}.",
+            self.say.comparison(
+                comparison, sentences.adjusted_p(p, family), rule.limit, level=is_level
+            ),
             f"The limit is {limit}." if rule.limit else "",
-            "The gain is below the margin." if is_small else "",
             reason,
-            "" if is_level else self.beside_paper(weights, comparison, rule.limit, evidence),
+            "" if gap is None else self.say.beside_paper(gap, comparison),
+            self.say.excluded(labels) if self.say.is_score and not is_level else "",
             sentences.incomplete(len(run), len(planned), "planned comparisons"),
         )
-        return Verdict(outcome, detail, evidence)
+        evidence = self.evidence(comparison, p, rule.limit) | paper_evidence(gap, comparison)
+        return Verdict(outcome, detail, evidence, labels)
 
     def every(self, rule: Every) -> Verdict:
         each = {name: _weights(name, rule) for name in matching(rule.candidates)}
@@ -126,9 +107,18 @@ class _Test:
         if not found:
             return self.not_run(name for weights in each.values() for name in weights)
         margin = self.margin_beside(rule.limit)
-        outcomes = {
-            name: _directed(comparison, p, rule.expect, margin, self.confidence)
-            for name, (comparison, p) in found.items()
+        # All must hold: support needs no adjustment. Any may fail: to contradict does.
+        contrasts = {name: (each[name], comparison) for name, (comparison, _) in found.items()}
+        against_all = self.against(contrasts, rule.expect, margin)
+        outcomes: dict[str, Outcome] = {
+            name: statistics.above(
+                flipped(comparison, rule.expect),
+                comparison.p,
+                margin=margin,
+                confidence=self.confidence,
+                p_against=against_all[name],
+            )
+            for name, (comparison, _) in found.items()
         }
         # One counterexample is enough to contradict; support needs all, run and supported.
         missing = len(each) - len(found)
@@ -142,9 +132,19 @@ class _Test:
             for word in ("supported", "contradicted", "inconclusive")
         ]
         against = [label(name) for name, result in outcomes.items() if result == "contradicted"]
-        detail = joined(
+        told = [
             f"Of {len(found)} comparisons {', '.join(counts)}.",
             f"Contradicted for {', '.join(against)}." if against else "",
+        ]
+        if self.has_few_seeds:
+            level = rule.reference is None
+            numbers = [
+                f"{label(name)}: {self.say.interval(comparison, rule.limit, level=level)}"
+                for name, (comparison, _) in found.items()
+            ]
+            told = [f"{'; '.join(numbers)}."]
+        detail = joined(
+            *told,
             f"{missing} of {len(each)} were not run." if missing else "",
         )
         evidence = {
@@ -165,9 +165,9 @@ class _Test:
         bar, bar_p, family, bar_name = self.bar(candidate, gaps)
         if bar is None:
             return self.nothing_in_common([candidate, *gaps])
-        beaten_by = [
-            name for name, (gap, p) in gaps.items() if p < 1 - self.confidence and gap.high < 0
-        ]
+        contrasts = {n: ({candidate: 1.0, n: -1.0}, gap) for n, (gap, _) in gaps.items()}
+        against = self.against(contrasts, "above", 0.0)
+        beaten_by = [name for name, p in against.items() if p < 1 - self.confidence]
         inferior = [name for name, (gap, _) in gaps.items() if not gap.low > -self.margin]
         ranking = self.means[[candidate, *gaps]].sort_values(ascending=False)
         rank = int((ranking > ranking[candidate]).sum()) + 1
@@ -181,13 +181,15 @@ class _Test:
         elif rank == 1 and clear == "supported" and not inferior and not missing:
             outcome = "supported"
         doubt = ""
-        if beaten_by:
+        if self.has_few_seeds:
+            doubt = ""
+        elif beaten_by:
             doubt = f"Significantly above it: {', '.join(map(label, beaten_by))}."
         elif inferior:
             doubt = self.say.not_ruled_out(len(inferior), len(gaps), self.margin)
         detail = joined(
             f"{self.say.standing(candidate, len(candidates), ranking, rank)}; minus {bar_name} "
-            f"{self.say.interval(bar)}, {sentences.adjusted_p(bar_p, family)}.",
+            f"{self.say.comparison(bar, sentences.adjusted_p(bar_p, family))}",
             doubt,
             sentences.others_not_run(missing, len(planned)),
         )
@@ -209,7 +211,9 @@ class _Test:
             return Verdict("inconclusive", "No other configuration was run.", {})
         missing = len(planned) - len(gaps)
         outcome: Outcome = "inconclusive"
-        if any(gap.high < -self.margin for gap, _ in gaps.values()):
+        contrasts = {n: ({candidate: 1.0, n: -1.0}, gap) for n, (gap, _) in gaps.items()}
+        against = self.against(contrasts, "above", -self.margin)
+        if any(p < 1 - self.confidence for p in against.values()):
             outcome = "contradicted"
         elif all(gap.low > -self.margin for gap, _ in gaps.values()) and not missing:
             outcome = "supported"
@@ -246,104 +250,6 @@ class _Test:
         )
         return Verdict(outcome, detail, self.evidence(gap, gap.p, rule.limit))
 
-    # What the rules are made of
-
-    def run(self, patterns: Sequence[str]) -> list[str]:
-        return [name for name in matching(patterns) if name in self.means.index]
-
-    def margin_beside(self, limit: float) -> float:
-        """Return the margin around 0; any other limit is the claim's own."""
-        return self.margin if limit == 0 else 0.0
-
-    def contrast(
-        self, weights: Weights, limit: float = 0.0, confidence: float | None = None
-    ) -> Comparison | None:
-        """Compare; a level that is the same for every seed is known without an interval."""
-        comparison = self.source.contrast(
-            weights, self.metric, limit=limit, confidence=confidence or self.confidence
-        )
-        is_level = min(weights.values()) > 0
-        if comparison and is_level and comparison.n > 1 and not comparison.varies:
-            gap = comparison.difference
-            return replace(comparison, low=gap, high=gap, p=0.0 if gap else 1.0)
-        return comparison
-
-    def each(
-        self, weights: Mapping[str, Weights], limit: float = 0.0
-    ) -> dict[str, tuple[Comparison, float]]:
-        """Compare one by one; p adjusted over all that the study planned, run or not."""
-        planned = {
-            name: self.contrast(contrast, limit)
-            for name, contrast in weights.items()
-            if set(contrast) <= set(self.source.planned)
-        }
-        adjusted = statistics.holm([np.nan if c is None else c.p for c in planned.values()])
-        return {
-            name: (comparison, float(p))
-            for (name, comparison), p in zip(planned.items(), adjusted, strict=True)
-            if comparison is not None
-        }
-
-    def bar(
-        self, candidate: str, gaps: Mapping[str, tuple[Comparison, float]]
-    ) -> tuple[Comparison | None, float, int, str]:
-        """Return what the best must stand clear of: fixed weights, or the mean of the others.
-
-        It is the comparison, its p, over how many comparisons p is adjusted, and the name.
-        """
-        if "fixed" in gaps:
-            return *gaps["fixed"], len(gaps), "fixed weights"
-        gap = self.contrast({candidate: 1.0, **{name: -1 / len(gaps) for name in gaps}})
-        return gap, gap.p if gap else np.nan, 1, "the mean of the others"
-
-    def not_run(self, names: Iterable[str]) -> Verdict:
-        absent = [name for name in dict.fromkeys(names) if name not in self.means.index]
-        return Verdict("not run", sentences.not_run(absent), {})
-
-    def nothing_in_common(self, names: Iterable[str]) -> Verdict:
-        return Verdict("inconclusive", f"No seed has finished all of {', '.join(names)}.", {})
-
-    def why_open(self, comparison: Comparison, rule: Difference, family: int) -> str:
-        """Say why a verdict is open, and how many seeds would close it."""
-        if comparison.n < 2:
-            return "An interval needs at least 2 seeds."
-        if not comparison.varies:
-            return "The differences do not vary, so there is no t test."
-        if not self.source.can_grow:
-            return ""
-        needed = statistics.seeds_to_decide(
-            _flipped(comparison, rule.expect),
-            margin=self.margin_beside(rule.limit),
-            confidence=self.confidence,
-            comparisons=family,
-            test_to_train=self.source.test_to_train,
-        )
-        return sentences.seeds_to_decide(needed)
-
-    def beside_paper(
-        self, weights: Weights, comparison: Comparison, limit: float, evidence: dict[str, Any]
-    ) -> str:
-        """Set the difference against the paper's own, in words and in ``evidence``."""
-        theirs = self.paper.means(self.metric) if self.paper else pd.Series(dtype=float)
-        if not set(weights) <= set(theirs.index):
-            return ""
-        value = float(sum(weight * theirs[name] for name, weight in weights.items()))
-        outside = excludes(comparison, value - limit)
-        evidence |= {"paper_difference": value, "excludes_paper": outside}
-        return self.say.paper_gap(value, outside, comparison)
-
-    def evidence(self, comparison: Comparison, p: float, limit: float = 0.0) -> dict[str, Any]:
-        numbers = {
-            "difference": comparison.difference + limit,
-            "low": comparison.low + limit,
-            "high": comparison.high + limit,
-            "p": comparison.p,
-            "p_adjusted": p,
-            "effect": comparison.effect,
-        }
-        finite = {name: float(x) if np.isfinite(x) else None for name, x in numbers.items()}
-        return {"n": comparison.n, "limit": limit, **finite}
-
 
 def _weights(name: str, rule: Difference | Every) -> Weights:
     """Return candidate minus reference as weights."""
@@ -354,7 +260,8 @@ def _weights(name: str, rule: Difference | Every) -> Weights:
         others = [other for other in matching(rule.among) if other != name]
         return {name: 1.0} | {other: -1 / len(others) for other in others}
     auxiliary, weighting = factors(name)
-    return {name: 1.0, rule.reference.format(auxiliary=auxiliary, weighting=weighting): -1.0}
+    reference = rule.reference.format(auxiliary=auxiliary, weighting=weighting)
+    return {name: 1.0, parse_configuration(reference).name: -1.0}
 
 
 def _mean(parts: Sequence[Weights]) -> Weights:
@@ -363,22 +270,3 @@ def _mean(parts: Sequence[Weights]) -> Weights:
         for name, weight in part.items():
             total[name] = total.get(name, 0.0) + weight / len(parts)
     return total
-
-
-def _flipped(comparison: Comparison, expect: Expect) -> Comparison:
-    """Return the comparison as one that is expected to lie above."""
-    if expect == "above":
-        return comparison
-    return replace(
-        comparison,
-        difference=-comparison.difference,
-        low=-comparison.high,
-        high=-comparison.low,
-        effect=-comparison.effect,
-    )
-
-
-def _directed(
-    comparison: Comparison, p: float, expect: Expect, margin: float, confidence: float
-) -> statistics.Outcome:
-    return statistics.above(_flipped(comparison, expect), p, margin=margin, confidence=confidence)

@@ -10,15 +10,24 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
+
+from dmf.settings import Auxiliary
 
 Array = NDArray[np.float64]
 History = Mapping[str, Array]
 
+SPREAD_EPOCHS = 10
 
-def by_run(histories: pd.DataFrame, dataset: str) -> dict[tuple[str, int], History]:
+
+def by_run(
+    histories: pd.DataFrame, dataset: str, auxiliary: Auxiliary | None = None
+) -> dict[tuple[str, int], History]:
     """Return the columns of each run of ``dataset``, epochs in order, by (configuration, seed).
 
-    Columns that a run does not have (the auxiliary's, the timing) are left out.
+    Columns that a run does not have (the auxiliary's, the timing) are left out. With ``auxiliary``,
+    how the study counts the time of gamma, runs that have a gamma also get what it would be if time
+    were counted otherwise: ``gamma_by_step`` and ``gamma_by_hundred``.
     """
     if not len(histories):
         return {}
@@ -28,7 +37,13 @@ def by_run(histories: pd.DataFrame, dataset: str) -> dict[tuple[str, int], Histo
         key = str(group["configuration"].iloc[0]), int(group["seed"].iloc[0])
         run = group.drop(columns=["dataset", "configuration", "seed"])
         run = run.dropna(axis="columns", how="all")
-        found[key] = {str(name): run[name].to_numpy(dtype=np.float64) for name in run}
+        columns = {str(name): run[name].to_numpy(dtype=np.float64) for name in run}
+        if auxiliary is not None and auxiliary.gamma0 > 0 and "gamma" in columns:
+            kept = columns["gamma"] / auxiliary.gamma0  # exp(-decay t)
+            for name, batches in (("step", 1), ("hundred", 100)):
+                recounted = auxiliary.gamma0 * kept ** (auxiliary.step_batches / batches)
+                columns[f"gamma_by_{name}"] = recounted
+        found[key] = columns
     return found
 
 
@@ -136,17 +151,44 @@ def _loss_fluctuation(history: History) -> float:
     return float((steps.std(axis=0, ddof=1) / losses[:k].mean(axis=0)).max())
 
 
-def _late_auxiliary_weight(history: History) -> float:
-    """Late gamma over gamma plus the base weights (which sum to 1)."""
-    if "gamma" not in history:
+def _late_share(history: History, gamma: str) -> float:
+    if gamma not in history:
         return np.nan
-    gamma = history["gamma"][-_tenth(history) :]
-    return float((gamma / (gamma + 1)).mean())
+    late = history[gamma][-_tenth(history) :]
+    return float((late / (late + 1)).mean())
 
 
-def _early_validation_dice(history: History) -> float:
-    """Macro Dice on the validation subset, early in training."""
-    return float(history["validation_dice"][: _tenth(history)].mean())
+def _late_share_by_step(history: History) -> float:
+    """Late gamma over gamma plus the base weights (which sum to 1), t counted in steps (eq. 2)."""
+    return _late_share(history, "gamma_by_step")
+
+
+def _late_share_by_hundred(history: History) -> float:
+    """Late gamma over gamma plus the base weights (which sum to 1), t counted as in the notebook,
+    in hundreds of steps."""
+    return _late_share(history, "gamma_by_hundred")
+
+
+def _early_dice_loss(history: History) -> float:
+    """Dice loss on the training images, early in training."""
+    if "loss_dice" not in history:
+        return np.nan
+    return float(history["loss_dice"][: _tenth(history)].mean())
+
+
+def _weight_follows_spread(history: History) -> float:
+    """Mean over the epochs of the second half of the rank correlation, over the base losses,
+    of a loss's weight with its spread over the ten epochs before (relative to its early value)."""
+    losses, weights = _columns(history, "loss_"), _columns(history, "weight_")
+    if losses.shape[1] < 3 or not np.ptp(weights, axis=0).any():
+        return np.nan
+    relative = losses / losses[: _tenth(history)].mean(axis=0)
+    found = []
+    for epoch in range(max(SPREAD_EPOCHS, len(losses) // 2), len(losses)):
+        spread = relative[epoch - SPREAD_EPOCHS : epoch].std(axis=0)
+        if np.ptp(spread) > 0 and np.ptp(weights[epoch]) > 0:
+            found.append(float(stats.spearmanr(spread, weights[epoch]).statistic))
+    return float(np.mean(found)) if found else np.nan
 
 
 def _log_seconds(history: History) -> float:
@@ -167,7 +209,9 @@ QUANTITIES: dict[str, Callable[[History], float]] = {
     "loss_decrease": _loss_decrease,
     "late_loss_change": _late_loss_change,
     "loss_fluctuation": _loss_fluctuation,
-    "late_auxiliary_weight": _late_auxiliary_weight,
-    "early_validation_dice": _early_validation_dice,
+    "late_share_by_step": _late_share_by_step,
+    "late_share_by_hundred": _late_share_by_hundred,
+    "early_dice_loss": _early_dice_loss,
+    "weight_follows_spread": _weight_follows_spread,
     "log_seconds": _log_seconds,
 }

@@ -169,11 +169,18 @@ def _answer(
     shown = [name for name in SHOWN if name in rows] or list(rows)[:1]
     confidence = parameters.report.confidence
     sentences = [_sentence(name, question.words, rows[name], confidence) for name in shown]
+    if set(SHOWN) <= set(shown):
+        sentences.append(_gains(question, parameters, usual, other))
     if len(rows) > len(shown):
         changes = [row["change"] for row in rows.values()]
         sentences.append(
             f"Over all {len(rows)} configurations the change is {_points(min(changes))} to "
             f"{_points(max(changes))} points."
+        )
+    if not question.paired:
+        sentences.append(
+            "Interval: Welch's, for these images under random splits; a seed means other images in "
+            "either, so nothing is paired."
         )
     known = [row for row in rows.values() if row["paper"] is not None]
     if known:
@@ -183,7 +190,30 @@ def _answer(
         sentences.append(
             f"{question.words[1].capitalize()} is nearer to the paper in {nearer} of {len(known)}."
         )
-    return Explanation(question.id, dataset, question.text, "measured", " ".join(sentences), rows)
+    return Explanation(
+        question.id, dataset, question.text, "measured", " ".join(filter(None, sentences)), rows
+    )
+
+
+def _gains(
+    question: _Question, parameters: ReportParameters, usual: pd.DataFrame, other: pd.DataFrame
+) -> str:
+    """Say what the recommended combination gains over fixed weights in either reading."""
+    confidence, fixed, recommended = parameters.report.confidence, *SHOWN
+    texts = []
+    for words, table in zip(question.words, (usual, other), strict=True):
+        differences = (table[recommended] - table[fixed]).dropna()
+        if not len(differences):
+            return ""
+        gain = statistics.paired(
+            differences, confidence=confidence, test_to_train=overlap(parameters.split)
+        )
+        ends = f"[{_points(gain.low)}, {_points(gain.high)}], " if np.isfinite(gain.low) else ""
+        texts.append(
+            f"{words} {_points(gain.difference)} ({ends}above in "
+            f"{int((differences > 0).sum())} of {gain.n})"
+        )
+    return f"{label(recommended)} minus fixed weights: {', '.join(texts)}."
 
 
 def _rows(

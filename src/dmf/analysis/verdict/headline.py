@@ -1,7 +1,7 @@
 """The one difference that answers a study: the recommended combination minus fixed weights.
 
-It is read at every evaluation of :mod:`dmf.outcomes` that the runs have. If all share its sign and
-its labels the answer is robust; otherwise it depends on the epoch.
+It is read at every evaluation of :mod:`dmf.outcomes` that the runs have. If all four share its sign
+and its labels the answer is robust; otherwise it depends on the epoch (docs/statistics.md).
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dmf.analysis.verdict.comparisons import Seeds, excludes
-from dmf.analysis.verdict.statistics import Comparison
+from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.verdict.comparisons import PaperNumbers, Seeds, excludes
+from dmf.analysis.verdict.statistics import LEAST_SEEDS, Comparison, difference_of_effects
 from dmf.outcomes import EVALUATIONS
+from dmf.settings import Report
 from dmf.study import ReportParameters
 
 RECOMMENDED, REFERENCE = "cb_dice-variance", "fixed"
@@ -28,7 +30,10 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Reading:
-    """The difference in Dice at one evaluation, in [0, 1]; NaN where ``n`` is too small."""
+    """The difference in Dice at one evaluation, in [0, 1]; NaN where ``n`` is too small.
+
+    Below five seeds it excludes nothing: its spread is known too badly.
+    """
 
     n: int
     difference: float
@@ -66,10 +71,16 @@ class Headline:
 
     @property
     def robust(self) -> bool | None:
-        """Say whether all evaluations agree; None if there is only one, or no interval."""
-        if len(self.readings) < 2 or np.isnan(self.primary.low):
+        """Say whether all evaluations agree; None if not all four are there, or five seeds.
+
+        Those that are there may disagree before.
+        """
+        if np.isnan(self.primary.low):
             return None
-        return len({reading.character for reading in self.readings.values()}) == 1
+        if len({reading.character for reading in self.readings.values()}) > 1:
+            return False
+        complete = set(EVALUATIONS) == set(self.readings) and self.primary.n >= LEAST_SEEDS
+        return True if complete else None
 
 
 def headline(
@@ -84,35 +95,30 @@ def headline(
     if not len(run):
         return None
     pair = run.iloc[int(np.argmax(run["configuration"] == RECOMMENDED))]
-    paper = None if pd.isna(pair["paper_difference"]) else float(pair["paper_difference"])
+    weights = {pair["configuration"]: 1.0, pair["reference"]: -1.0}
+    how = {"limit": 0.0, "confidence": parameters.report.confidence}
+    known = paper_dataset(parameters, dataset)
+    paper = PaperNumbers(known).contrast(weights, "dice", **how) if known else None
     readings = {}
     for evaluation in EVALUATIONS:
-        chosen = _read_as_last(results, evaluation)
-        comparison = Seeds(chosen, pd.DataFrame(), parameters, dataset).contrast(
-            {pair["configuration"]: 1, pair["reference"]: -1},
-            "dice",
-            limit=0,
-            confidence=parameters.report.confidence,
-        )
+        source = Seeds(results, pd.DataFrame(), parameters, dataset, evaluation)
+        comparison = source.contrast(weights, "dice", **how)
         if comparison is not None:
-            readings[evaluation] = _reading(comparison, parameters.report.margin, paper)
+            readings[evaluation] = _reading(comparison, parameters.report, paper)
     names = (pair["configuration"], pair["reference"], pair["outcome"])
-    return Headline(dataset, *names, paper, readings)
+    return Headline(dataset, *names, paper.difference if paper else None, readings)
 
 
-def _read_as_last(results: pd.DataFrame, evaluation: str) -> pd.DataFrame:
-    """Return the results with the scores of another evaluation in the place of the last epoch's."""
-    chosen = results[results["epoch_choice"].isin([evaluation, ""])]
-    return chosen.assign(epoch_choice=chosen["epoch_choice"].replace(evaluation, EVALUATIONS[0]))
-
-
-def _reading(comparison: Comparison, margin: float, paper: float | None) -> Reading:
-    low, high = comparison.low, comparison.high
-    gain = "half a point" if margin == 0.005 else f"{100 * margin:g} points"
-    exclusions = [
-        Exclusion("zero", excludes(comparison, 0)),
-        Exclusion(f"a gain of {gain}", bool(high < margin)),
-    ]
-    if paper is not None:
-        exclusions.append(Exclusion("the paper's gain", excludes(comparison, paper)))
+def _reading(comparison: Comparison, report: Report, paper: Comparison | None) -> Reading:
+    low, high, margin = comparison.low, comparison.high, report.margin
+    exclusions: list[Exclusion] = []
+    if comparison.n >= LEAST_SEEDS:
+        gain = "half a point" if margin == 0.005 else f"{100 * margin:g} points"
+        exclusions += [
+            Exclusion("zero", excludes(comparison, 0)),
+            Exclusion(f"a gain of {gain}", bool(high < margin)),
+        ]
+        if paper is not None:
+            gap = difference_of_effects(comparison, paper, confidence=report.confidence)
+            exclusions.append(Exclusion("the paper's gain", excludes(gap, 0)))
     return Reading(comparison.n, comparison.difference, low, high, tuple(exclusions))

@@ -1,29 +1,44 @@
-"""The paper's claims, judged twice: on our runs and on the paper's own tables.
+"""The paper's claims, judged on our runs and, by two yardsticks, on the paper's own tables.
 
 On our runs differences are paired by seed. The paper prints only mean ± std of ten runs, so its
-means are compared as if independent (Welch), the more cautious reading of its design.
+means are compared as if independent (Welch): once as they are, on its images under random splits,
+and once as our runs are, allowing for splits that overlap, on other images of the kind.
 """
 
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from dmf.analysis.protocol import departures, paper_dataset, reductions
+from dmf.analysis.protocol import departures, is_smaller, paper_dataset, reductions
 from dmf.analysis.verdict import dynamics
-from dmf.analysis.verdict.claim_schema import Claim, NoTest, Rule, claims, describe
-from dmf.analysis.verdict.comparisons import PaperNumbers, Seeds
-from dmf.analysis.verdict.decide import Verdict, decide
-from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS
+from dmf.analysis.verdict.claim_schema import (
+    Arithmetic,
+    Claim,
+    Difference,
+    NoTest,
+    Rule,
+    claims,
+    describe,
+)
+from dmf.analysis.verdict.comparisons import PaperNumbers, Seeds, overlap
+from dmf.analysis.verdict.decide import decide
+from dmf.analysis.verdict.evidence import Verdict
+from dmf.analysis.words import DATASET_LABELS, METRIC_LABELS, metric_label
 from dmf.outcomes import METRICS
 from dmf.settings import Report
 from dmf.study import PAPER_DATASETS, ReportParameters
 
+# Claim, data set and metric of the contrast that the plan (amendment 1) calls confirmatory.
+CONFIRMATORY = ("cb-dice-variance-above-fixed", "busi", "dice")
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """One claim and its two verdicts; ``decided_by`` says in words which test and which numbers.
+    """One claim and its verdicts; ``decided_by`` says in words which test and which numbers.
 
-    ``id`` is claim/data set/metric, or the claim's name alone where nothing is testable.
+    ``id`` is claim/data set/metric, or the claim's name alone where no metric decides. ``paper`` is
+    the paper's table judged as printed, ``paper_alike`` by the yardstick of our runs.
+    ``confirmatory`` marks the one contrast that the plan fixed as such; all else is exploratory.
     """
 
     id: str
@@ -33,6 +48,8 @@ class Judgement:
     decided_by: str
     ours: Verdict
     paper: Verdict
+    paper_alike: Verdict
+    confirmatory: bool = False
 
 
 def judge(
@@ -48,40 +65,89 @@ def judge(
         for dataset in reversed(parameters.grid.datasets)
         if (known := paper_dataset(parameters, dataset))
     }
+    shared = overlap(parameters.split)
     paper = {dataset: PaperNumbers(dataset) for dataset in PAPER_DATASETS}
-    notes = " Reduced study." if reductions(parameters) else ""
-    if others := departures(parameters):
-        notes += f" Not as in the paper: {'; '.join(others)}."
+    alike = {dataset: PaperNumbers(dataset, shared) for dataset in PAPER_DATASETS}
+    notes = _notes(parameters)
     judgements = []
     for claim in claims():
-        if isinstance(claim.rule, NoTest):
-            judgements.append(_untestable(claim, claim.rule))
+        if isinstance(claim.rule, NoTest | Arithmetic):
+            judgements.append(_without_metric(claim, claim.rule, judged=bool(ours)))
             continue
         for dataset, metric in ((d, m) for d in claim.datasets for m in claim.metrics):
-            own = Verdict("not run", f"{DATASET_LABELS[dataset]} is not in this study.", {})
-            if dataset in ours:
-                report = parameters.report
-                own = decide(claim.rule, ours[dataset], metric, report, paper[dataset])
-                if own.outcome != "not run":
-                    own = replace(own, detail=own.detail + notes)
+            confirms = _confirmatory(claim, dataset, metric, parameters)
+            rule = claim.rule
+            if confirms and isinstance(rule, Difference):
+                rule = rule.model_copy(update={"family": []})  # one contrast pays for itself alone
             judgements.append(
                 Judgement(
                     id=f"{claim.id}/{dataset}/{metric}",
                     place=claim.place,
                     statement=claim.statement.format(
-                        dataset=DATASET_LABELS[dataset], metric=METRIC_LABELS.get(metric, metric)
+                        dataset=DATASET_LABELS[dataset], metric=metric_label(metric)
                     ),
                     datasets=[dataset],
-                    decided_by=_decided_by(claim.rule, metric),
-                    ours=own,
+                    decided_by=_decided_by(rule, metric),
+                    ours=_judge_ours(
+                        rule,
+                        ours.get(dataset),
+                        paper[dataset],
+                        metric,
+                        parameters,
+                        " The confirmatory contrast." * confirms + notes,
+                    ),
                     paper=_judge_paper(claim, paper[dataset], metric, parameters.report),
+                    paper_alike=_judge_paper(claim, alike[dataset], metric, parameters.report),
+                    confirmatory=confirms,
                 )
             )
     return judgements
 
 
-def _untestable(claim: Claim, rule: NoTest) -> Judgement:
-    verdict = Verdict("not testable", rule.reason.strip(), {})
+def _confirmatory(claim: Claim, dataset: str, metric: str, parameters: ReportParameters) -> bool:
+    """Say whether this is the one contrast of the plan, in a study that has the paper's size."""
+    return (
+        (claim.id, dataset, metric) == CONFIRMATORY
+        and not reductions(parameters)
+        and parameters.split.kind == "naive"
+        and not parameters.changed
+    )
+
+
+def _notes(parameters: ReportParameters) -> str:
+    """Return what every verdict on our runs says of the study behind it."""
+    notes = " Reduced study." if is_smaller(parameters) else ""
+    if others := departures(parameters):
+        notes += f" Not as in the paper: {'; '.join(others)}."
+    return notes
+
+
+def _judge_ours(
+    rule: Rule,
+    source: Seeds | None,
+    paper: PaperNumbers,
+    metric: str,
+    parameters: ReportParameters,
+    notes: str,
+) -> Verdict:
+    if source is None:
+        return Verdict("not run", f"{DATASET_LABELS[paper.dataset]} is not in this study.", {})
+    own = decide(rule, source, metric, parameters.report, paper)
+    if own.outcome == "not run":
+        return own
+    outcome = own.outcome
+    if outcome == "contradicted" and is_smaller(parameters):
+        outcome = "not reproduced at the reduced size"
+    return replace(own, outcome=outcome, detail=own.detail + notes)
+
+
+def _without_metric(claim: Claim, rule: NoTest | Arithmetic, *, judged: bool) -> Judgement:
+    """Judge what no run decides; a study of other images than the paper's judges no claim."""
+    outcome = rule.outcome if isinstance(rule, Arithmetic) else "not testable"
+    verdict = Verdict(outcome, rule.reason.strip(), {})
+    ours = verdict
+    if isinstance(rule, Arithmetic) and not judged:
+        ours = Verdict("not run", "None of the paper's sets is in this study.", {})
     names = ", ".join(DATASET_LABELS[dataset] for dataset in claim.datasets)
     return Judgement(
         id=claim.id,
@@ -89,8 +155,9 @@ def _untestable(claim: Claim, rule: NoTest) -> Judgement:
         statement=claim.statement.format(dataset=names),
         datasets=list(claim.datasets),
         decided_by=describe(rule),
-        ours=verdict,
+        ours=ours,
         paper=verdict,
+        paper_alike=verdict,
     )
 
 

@@ -54,12 +54,37 @@ class Sentences:
         whom = f"{inferior} of the {others} others" if others > 1 else "the other"
         return f"Against {whom}, being {self.gap(margin)} worse cannot be ruled out."
 
-    def paper_gap(self, value: float, outside: bool, comparison: Comparison) -> str:
-        """Say whether the interval excludes the paper's own difference."""
-        theirs = self.gap(value, sign=True)
-        if np.isnan(comparison.low):
+    def comparison(
+        self, comparison: Comparison, p: str, limit: float = 0.0, *, level: bool = False
+    ) -> str:
+        """Return a difference with both intervals, each labelled by the question it answers.
+
+        One interval, if both are the same or it is of the course of training.
+        """
+        plain = (comparison.plain_low, comparison.plain_high)
+        one = np.isnan(plain[0]) or plain == (comparison.low, comparison.high)
+        if one or not self.is_score:
+            return f"{self.interval(comparison, limit, level=level)}, {p}."
+        low, high = (self.number(end + limit, sign=not level) for end in plain)
+        return (
+            f"{self.interval(comparison, limit, level=level)}, {p}, on other images of this kind; "
+            f"{low} to {high}, {p_value(comparison.plain_p)}, on these under random splits."
+        )
+
+    def beside_paper(self, gap: Comparison, comparison: Comparison) -> str:
+        """Set our difference against the paper's: the difference of effects with its error."""
+        theirs = self.gap(comparison.difference - gap.difference, sign=True)
+        if np.isnan(gap.low):
             return f"The paper has {theirs}."
-        return f"The paper's {theirs} lies {'outside' if outside else 'inside'} this interval."
+        return (
+            f"Ours less the paper's {theirs}: {self.number(gap.difference, sign=True)} ± "
+            f"{self.number(gap.standard_error)}, {p_value(gap.p)}."
+        )
+
+    def excluded(self, labels: Sequence[str]) -> str:
+        """Say what the labels of a verdict say; empty if there is none."""
+        text = "; ".join(labels)
+        return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def adjusted_p(p: float, family: int = 1) -> str:
@@ -84,11 +109,20 @@ def others_not_run(missing: int, planned: int) -> str:
     return f"{missing} of {planned} others were not run." if missing else ""
 
 
-def seeds_to_decide(needed: int | None) -> str:
+def seeds_to_decide(needed: tuple[int | None, int | None] | None) -> str:
     """Say how many seeds would close an open verdict."""
-    if needed is None:
-        return f"Not even {MOST_SEEDS} seeds would decide it."
-    return f"If the estimates held, about {needed} seeds would decide it."
+    match needed:
+        case None:
+            return ""
+        case None, _:
+            return f"Not even {MOST_SEEDS} seeds would decide it."
+        case low, None:
+            return (
+                f"If the difference held, {low} seeds or more would decide it; perhaps not even "
+                f"{MOST_SEEDS}."
+            )
+        case low, high:
+            return f"If the difference held, {low} to {high} seeds would decide it."
 
 
 def joined(*sentences: str) -> str:

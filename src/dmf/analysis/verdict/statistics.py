@@ -16,6 +16,8 @@ Outcome = Literal["supported", "contradicted", "inconclusive"]
 
 POWER = 0.8
 MOST_SEEDS = 1000
+LEAST_SEEDS = 5  # for a verdict: a spread of fewer seeds is too often small by luck
+LEAST_FOR_RANKS = 6  # the least p of Wilcoxon's exact test is 0.0625 at five pairs
 # Differences of scores in [0, 1] that vary by less than this vary by rounding alone.
 NO_VARIATION = 1e-12
 
@@ -27,6 +29,10 @@ class Comparison:
     ``n`` is the number of pairs (:func:`paired`) or of runs per mean (:func:`welch`), ``std`` the
     standard deviation of the paired differences (of one run, for Welch), ``effect`` the difference
     in units of ``std``, ``p`` two-sided. ``standard_error`` to ``effect`` are NaN where undefined.
+
+    ``low``, ``high`` and ``p`` answer for other images of the kind (Nadeau-Bengio); ``plain_low``,
+    ``plain_high`` and ``plain_p`` for these images under random splits. They are the same where
+    nothing allows for overlapping splits.
     """
 
     n: int
@@ -38,6 +44,9 @@ class Comparison:
     high: float
     p: float
     effect: float
+    plain_low: float = np.nan
+    plain_high: float = np.nan
+    plain_p: float = np.nan
 
     @property
     def varies(self) -> bool:
@@ -62,8 +71,7 @@ def paired(
     if n == 0:
         raise ValueError("a paired comparison needs at least one pair")
     std = float(values.std(ddof=1)) if n > 1 else np.nan
-    error = std * np.sqrt(1 / n + test_to_train)
-    return _comparison(n, float(values.mean()), std, float(error), n - 1, confidence)
+    return _comparison(n, float(values.mean()), std, 1 / n, test_to_train, n - 1, confidence)
 
 
 def welch(
@@ -74,11 +82,13 @@ def welch(
     *,
     limit: float = 0.0,
     confidence: float = 0.95,
+    test_to_train: float = 0.0,
 ) -> Comparison:
     """Test a weighted sum of independent means less ``limit``, knowing only mean, std, n of each.
 
     With weights (1, -1) this is Welch's t test; in general the degrees of freedom are those of
-    Welch and Satterthwaite. All means are over ``n`` runs. Raises ValueError for unequal lengths.
+    Welch and Satterthwaite. All means are over ``n`` runs. ``test_to_train`` as in :func:`paired`.
+    Raises ValueError for unequal lengths.
     """
     mean, spread, weight = (np.asarray(x, dtype=np.float64) for x in (means, stds, weights))
     if not mean.shape == spread.shape == weight.shape:
@@ -87,24 +97,69 @@ def welch(
     variance = float(parts.sum())
     squares = float((parts**2).sum())
     degrees = variance**2 * (n - 1) / squares if squares > 0 else np.nan
-    std = float(np.sqrt(variance * n / (weight @ weight)))
+    size = float(weight @ weight)
+    std = float(np.sqrt(variance * n / size))
     difference = float(weight @ mean) - limit
-    return _comparison(n, difference, std, float(np.sqrt(variance)), degrees, confidence)
+    return _comparison(n, difference, std, size / n, size * test_to_train, degrees, confidence)
+
+
+def difference_of_effects(
+    ours: Comparison, theirs: Comparison, *, confidence: float = 0.95
+) -> Comparison:
+    """Compare two independent effects, each with its own standard error (Welch-Satterthwaite)."""
+    squares = ours.standard_error**2, theirs.standard_error**2
+    total, gap = sum(squares), ours.difference - theirs.difference
+    known = bool(np.isfinite(total) and total > NO_VARIATION**2)
+    degrees = np.nan
+    if known:
+        parts = [
+            square**2 / one.degrees
+            for square, one in zip(squares, (ours, theirs), strict=True)
+            if square > 0
+        ]
+        degrees = total**2 / sum(parts)
+    std = float(np.sqrt(total)) if known else np.nan
+    return _comparison(ours.n, gap, std, 1.0, 0.0, degrees, confidence)
+
+
+def p_below(comparison: Comparison, limit: float) -> float:
+    """Return the p with which the difference lies below ``limit``, NaN without an interval.
+
+    It is below 1 - confidence where the two-sided interval lies below the limit.
+    """
+    if np.isnan(comparison.high):
+        return np.nan
+    if not comparison.varies:
+        return 0.0 if comparison.high < limit else 1.0
+    t = (comparison.difference - limit) / comparison.standard_error
+    return float(min(1.0, 2 * stats.t.cdf(t, comparison.degrees)))
 
 
 def _comparison(
-    n: int, difference: float, std: float, error: float, degrees: float, confidence: float
+    n: int,
+    difference: float,
+    std: float,
+    own: float,
+    shared: float,
+    degrees: float,
+    confidence: float,
 ) -> Comparison:
-    low = high = p = effect = np.nan
+    """Return the comparison of a difference with the variance std² (own + shared)."""
+    error = float(std * np.sqrt(own + shared))
     if n > 1 and std <= NO_VARIATION:
-        if abs(difference) <= NO_VARIATION:
-            low, high, p = difference, difference, 1.0
-    elif n > 1:
-        half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * error
-        low, high = difference - half, difference + half
-        p = float(2 * stats.t.sf(abs(difference) / error, degrees))
-        effect = difference / std
-    return Comparison(n, difference, std, error, degrees, low, high, p, effect)
+        if abs(difference) > NO_VARIATION:
+            return Comparison(n, difference, std, error, degrees, *[np.nan] * 4)
+        same = (difference, difference, 1.0)
+        return Comparison(n, difference, std, error, degrees, *same, np.nan, *same)
+    if n < 2 or np.isnan(std):
+        return Comparison(n, difference, std, error, degrees, *[np.nan] * 4)
+    critical = float(stats.t.ppf((1 + confidence) / 2, degrees))
+    ends = []
+    for variance in (own + shared, own):
+        sigma = float(std * np.sqrt(variance))
+        p = float(2 * stats.t.sf(abs(difference) / sigma, degrees))
+        ends.append((difference - critical * sigma, difference + critical * sigma, p))
+    return Comparison(n, difference, std, error, degrees, *ends[0], difference / std, *ends[1])
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -127,10 +182,10 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def wilcoxon(differences: ArrayLike) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test, exact for up to 50 untied pairs.
 
-    NaN for fewer than two pairs, 1 if no pair differs.
+    NaN for fewer than six pairs, where it cannot reach 0.05; 1 if no pair differs.
     """
     values = np.asarray(differences, dtype=np.float64)
-    if values.size < 2:
+    if values.size < LEAST_FOR_RANKS:
         return np.nan
     if not values.any():
         return 1.0
@@ -169,19 +224,31 @@ def seeds_needed(
 
 
 def above(
-    comparison: Comparison, p_adjusted: float, *, margin: float, confidence: float
+    comparison: Comparison,
+    p_adjusted: float,
+    *,
+    margin: float,
+    confidence: float,
+    p_against: float | None = None,
 ) -> Outcome:
     """Judge "A above B" from the comparison A - B.
 
     Supported if the adjusted p is below 1 - confidence and the interval lies above 0; contradicted
-    if the interval lies below ``margin``, so that a difference worth having is excluded; otherwise,
-    and wherever there is no interval, inconclusive.
+    if ``p_against`` is below 1 - confidence (by default the p of lying below ``margin``, so that a
+    difference worth having is excluded); otherwise, and without an interval, inconclusive.
     """
     if p_adjusted < 1 - confidence and comparison.low > 0:
         return "supported"
-    if comparison.high < margin:
+    if (p_below(comparison, margin) if p_against is None else p_against) < 1 - confidence:
         return "contradicted"
     return "inconclusive"
+
+
+def std_interval(std: float, n: int, confidence: float) -> tuple[float, float]:
+    """Return the interval of a standard deviation of ``n`` normal values (chi squared)."""
+    tails = stats.chi2.ppf([(1 + confidence) / 2, (1 - confidence) / 2], n - 1)
+    low, high = std * np.sqrt((n - 1) / tails)
+    return float(low), float(high)
 
 
 def seeds_to_decide(
@@ -191,21 +258,51 @@ def seeds_to_decide(
     confidence: float,
     comparisons: int = 1,
     test_to_train: float = 0.0,
-) -> int | None:
-    """Return how many seeds would decide an inconclusive "A above B", if the numbers stayed as is.
+) -> tuple[int | None, int | None] | None:
+    """Return how many seeds would decide an inconclusive "A above B", if the difference stayed.
 
-    The smaller of two: to show a difference above 0 (at the first, strictest, level of Holm's
-    procedure over ``comparisons``), and to show one below ``margin``. None if neither is in reach
-    (see :func:`seeds_needed`).
+    A range, over the interval of the standard deviation; None at an end that no number of seeds in
+    reach decides (see :func:`seeds_needed`), None altogether below :data:`LEAST_SEEDS`, where the
+    standard deviation is known too badly. Each end is the smaller of two numbers: to show a
+    difference above 0 (at the first, strictest, level of Holm's procedure over ``comparisons``),
+    and to show one below ``margin``.
     """
+    if comparison.n < LEAST_SEEDS or not comparison.varies:
+        return None
     alpha = 1 - confidence
     routes = [(comparison.difference, alpha / comparisons), (margin - comparison.difference, alpha)]
-    needed = [
-        seeds_needed(distance, comparison.std, alpha=level, test_to_train=test_to_train)
-        for distance, level in routes
-        if distance > 0
-    ]
-    return min((n for n in needed if n is not None), default=None)
+
+    def least(std: float) -> int | None:
+        needed = [
+            seeds_needed(distance, std, alpha=level, test_to_train=test_to_train)
+            for distance, level in routes
+            if distance > 0
+        ]
+        return min((n for n in needed if n is not None), default=None)
+
+    low, high = map(least, std_interval(comparison.std, comparison.n, confidence))
+    return low, high
+
+
+def random_effects(
+    effects: ArrayLike, errors: ArrayLike, *, confidence: float = 0.95
+) -> tuple[Comparison, float]:
+    """Pool independent effects with their standard errors; return the mean and tau, its spread.
+
+    Random effects with the variance of Paule and Mandel and the interval of Hartung and Knapp,
+    whose t has as many degrees of freedom as there are effects, less one. Source: IntHout et al.,
+    BMC Medical Research Methodology 14:25 (2014). Raises ValueError for fewer than two effects.
+    """
+    from statsmodels.stats.meta_analysis import combine_effects  # which takes seconds
+
+    means, sigma = (np.asarray(x, dtype=np.float64) for x in (effects, errors))
+    if means.size < 2:
+        raise ValueError("pooling needs at least two effects")
+    pooled = combine_effects(means, sigma**2, method_re="iterated", use_t=True)
+    error = float(pooled.sd_eff_w_re_hksj)
+    mean = float(pooled.mean_effect_re)
+    found = _comparison(means.size, mean, error, 1.0, 0.0, means.size - 1, confidence)
+    return found, float(np.sqrt(max(0.0, pooled.tau2)))
 
 
 def interquartile_mean(scores: Sequence[NDArray[np.float64]]) -> float:
