@@ -433,3 +433,12 @@ def test_every_published_set_is_described() -> None:
         assert origin.licence, name
         assert all(str(p).startswith(("https://", "Kaggle ")) for p in origin.places), name
     assert json.dumps(sorted(catalogue.ORIGINS)) == '["bus", "busc", "busi"]'
+
+
+def test_swapped_masks_are_refused_even_where_problems_are_skipped(home: Path) -> None:
+    members = two_folders("", count=4)
+    for n in (1, 2, 3):
+        members[f"masks/{n}.png"] = png(255 - ellipse(128, 128))
+    archive = write_zip(home / "swapped.zip", members)
+    with pytest.raises(DmfError, match=r"Most masks are implausible.* class_values"):
+        get("mine", archive=str(archive), kind="folder", problems="skip")
