@@ -26,8 +26,9 @@ Source = ArchiveSource | FolderSource
 # How the sets of the paper are laid out.
 LAYOUTS = {
     "busi": Reading(class_folders=["benign", "malignant"], masks=None, mask_suffix="_mask"),
-    "busc": Reading(),
-    "bus": Reading(),
+    # Their images may be cut close to the lesion.
+    "busc": Reading(largest_lesion=0.95),
+    "bus": Reading(largest_lesion=0.95),
 }
 # What further masks of an image have behind the suffix: _mask1, _mask_1, _mask-1, _mask (1).
 FURTHER = r"([ _-]?(\d+|\(\d+\)))?"
