@@ -422,3 +422,12 @@ def test_kaggle_needs_a_client_and_credentials(
     client.dataset_download = lambda handle: 1 / 0
     shutil.rmtree(RAW / "busc")
     fails("its client failed")
+
+
+def test_swapped_masks_are_refused_even_where_problems_are_skipped(home: Path) -> None:
+    members = two_folders("", count=4)
+    for n in (1, 2, 3):
+        members[f"masks/{n}.png"] = png(255 - ellipse(128, 128))
+    archive = write_zip(home / "swapped.zip", members)
+    with pytest.raises(DmfError, match=r"Most masks are implausible.* class_values"):
+        get("mine", archive=str(archive), kind="folder", problems="skip")

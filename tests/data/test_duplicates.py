@@ -127,3 +127,11 @@ def test_the_result_does_not_depend_on_chance() -> None:
         results.append(find(prints, list("abcd"), 0.5).to_dict("list"))
     assert results[0] == results[1]
     assert results[0]["first"] == [0]
+
+
+def test_a_thousand_equal_frames_are_a_chain() -> None:
+    frame, other = fingerprint(speckle(0)), fingerprint(changed(speckle(0), "marked"))
+    pairs = find([frame] * 1000 + [other], ["same"] * 1000 + ["other"], 0.8)
+    assert len(pairs) == 1000
+    assert (pairs["kind"] == "exact").sum() == 999
+    assert set(groups(1001, pairs)) == {0}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,3 +213,15 @@ def test_a_write_that_fails_leaves_the_old_arrays(
         write_arrays(before, {})
     assert read_arrays(JSON).sha256 == before.sha256
     assert sorted(path.name for path in JSON.parent.iterdir()) == ["mine.json", "mine.npz"]
+
+
+def test_a_manifest_that_names_other_folders_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "data/raw/mine/manifest.csv"
+    path.parent.mkdir(parents=True)
+    row = {name: kind(1) for name, kind in raw.COLUMNS.items()} | {"id": "../../docs/x"}
+    pd.DataFrame([row]).to_csv(path, index=False)
+    with pytest.raises(DmfError, match=r"'../../docs/x', which is no plain name. Delete data/raw"):
+        raw.read_manifest("mine")

@@ -1,11 +1,14 @@
 """The download of one file against a server that stalls, breaks off, refuses or forgets."""
 
+import gzip
+import io
 import os
 from pathlib import Path
 
 import pytest
+import requests
 
-from dmf.data.transfer import LONGEST_WAIT, Policy, TransferError, fetch
+from dmf.data.transfer import LONGEST_WAIT, Policy, TransferError, fetch, stay_secure
 
 from web import Site, serve
 
@@ -133,3 +136,65 @@ def test_a_full_disk_is_noticed_before_the_transfer(
     with serve(Site(CONTENT)) as site, pytest.raises(TransferError, match="1000 free"):
         fetch(site.address, target, policy=policy)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_no_more_is_taken_than_the_limit(length: bool, target: Path) -> None:
+    policy = Policy(attempts=1, connect=2, read=2, largest=100_000)
+    site = Site(CONTENT, headers={} if length else {"Content-Length": "\xb2"})
+    with serve(site), pytest.raises(TransferError, match="more than 100000"):
+        fetch(site.address, target, policy=policy)
+    part = target.with_name("set.zip.part")
+    assert not target.exists()
+    assert not part.exists() or part.stat().st_size == 0
+
+
+def test_bytes_are_kept_as_they_are_sent(target: Path, policy: Policy) -> None:
+    content = gzip.compress(CONTENT)
+    site = Site(content, headers={"Content-Encoding": "gzip"})
+    with serve(site):
+        fetch(site.address, target, policy=policy)
+    assert target.read_bytes() == content
+
+
+def test_a_wait_that_is_no_number(target: Path, policy: Policy, waits: list[float]) -> None:
+    site = Site(CONTENT, "503", "whole", headers={"Retry-After": "\xb2"})
+    with serve(site):
+        fetch(site.address, target, policy=policy)
+    assert waits == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("address", "target", "refused"),
+    [
+        ("https://a.org/x", "http://a.org/x", True),
+        ("https://a.org/x", "ftp://a.org/x", True),
+        ("https://a.org/x", "/y", False),
+        ("https://a.org/x", "https://b.org/x", False),
+        ("http://a.org/x", "http://b.org/x", False),
+    ],
+)
+def test_encryption_is_not_given_up_on_the_way(address: str, target: str, refused: bool) -> None:
+    class Network(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:
+            asked.append(str(request.url))
+            answer = requests.Response()
+            answer.url, answer.request = str(request.url), request
+            answer.status_code = 302 if request.url == address else 200
+            answer.headers["Location"] = target
+            answer.raw = io.BytesIO()
+            return answer
+
+        def close(self) -> None:
+            pass
+
+    asked: list[str] = []
+    with requests.Session() as session:
+        for scheme in ("http://", "https://", "ftp://"):
+            session.mount(scheme, Network())
+        if refused:
+            with pytest.raises(TransferError, match="from https"):
+                session.get(address, hooks={"response": stay_secure})
+        else:
+            session.get(address, hooks={"response": stay_secure})
+    assert len(asked) == (1 if refused else 2)

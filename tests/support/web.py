@@ -12,9 +12,17 @@ class Site:
     `script` names what each request in turn meets; the last entry repeats: `whole`, `half` (breaks
     off in the middle), `stall` (falls silent in the middle), `whole without ranges`, `misplaced`
     (answers a range with another one), `page` (HTML instead), or a status such as `503`.
+    `headers` are sent in place of the right ones.
     """
 
-    def __init__(self, content: bytes, *script: str, version: str | None = '"v1"') -> None:
+    def __init__(
+        self,
+        content: bytes,
+        *script: str,
+        version: str | None = '"v1"',
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.headers = {"Retry-After": "7", **(headers or {})}
         self.content = content
         self.script = list(script) or ["whole"]
         self.version = version
@@ -36,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         site.ranges.append(asked)
         if act.isdigit():
             self.send_response(int(act))
-            self.send_header("Retry-After", "7")
+            self.send_header("Retry-After", site.headers["Retry-After"])
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -52,7 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if site.version:
             self.send_header("ETag", site.version)
-        self.send_header("Content-Length", str(len(content) - start))
+        if "Content-Encoding" in site.headers:
+            self.send_header("Content-Encoding", site.headers["Content-Encoding"])
+        length = site.headers.get("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", length)
         self.end_headers()
         part = content[start:]
         if act in ("half", "stall"):

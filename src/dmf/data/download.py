@@ -182,12 +182,15 @@ def _judge(found: pairing.Found, policy: str, usable: int) -> None:
     lines += [f"  {problem.file}: {problem.detail}" for problem in found.problems[:SHOWN]]
     if len(found.problems) > SHOWN:
         lines.append(f"  and {len(found.problems) - SHOWN} more")
-    if policy == "skip" and usable:
+    swapped = counts["implausible mask"] > usable  # then the others are wrong too, only smaller
+    if policy == "skip" and usable and not swapped:
         _say("\n".join(lines) + "\nThese images are skipped and named in manifest.json.")
         return
     remedy = (
         "No usable image is left."
         if not usable
+        else "Most masks are implausible, so that the others cannot be trusted. Set class_values."
+        if swapped
         else "Mend the files, or leave these images out with data.problems: skip in params.yaml."
     )
     raise DmfError("\n".join([*lines, remedy]))

@@ -122,7 +122,7 @@ class _Transfer:
                     stream=True,
                     timeout=(self._policy.connect, self._policy.read),
                     verify=self._verify,
-                    hooks={"response": _stay_secure},
+                    hooks={"response": stay_secure},
                 ) as response,
             ):
                 self._receive(response, show)
@@ -204,7 +204,7 @@ class _Transfer:
         return version if isinstance(version, str) else None
 
 
-def _stay_secure(response: requests.Response, *_: object, **__: object) -> None:
+def stay_secure(response: requests.Response, *_: object, **__: object) -> None:
     """Refuse to be led from https to an address that anybody on the way could answer."""
     target = response.headers.get("Location", "")
     secure = urlsplit(urljoin(response.url, target)).scheme == "https"
