@@ -10,6 +10,7 @@ from dmf.analysis.page.answer import answer
 from dmf.analysis.page.comparison_tables import over_sets
 from dmf.analysis.verdict.comparisons import _ACROSS_COLUMNS
 from dmf.analysis.verdict.headline import Exclusion, Headline, Reading
+from dmf.outcomes import EVALUATIONS
 
 import synthetic
 
@@ -26,7 +27,7 @@ def reading(difference: float, *excluded: bool) -> Reading:
 
 def headline(dataset: str, difference: float, paper: float | None = 0.0338) -> Headline:
     same = reading(difference, False, False, True)
-    readings = {"last": same, "best": same}
+    readings = dict.fromkeys(EVALUATIONS, same)
     return Headline(dataset, "cb_dice-variance", "fixed", "inconclusive", paper, readings)
 
 
@@ -40,7 +41,7 @@ def test_one_set_is_answered_by_its_difference() -> None:
         "points of Dice below fixed weights (95 % interval −1.12 to +0.88, 5 seeds); the paper has "
         "+3.38.",
         "The interval excludes the paper's gain, but neither zero nor a gain of half a point; "
-        "the answer is robust: all 2 evaluations agree.",
+        "the answer is robust: all 4 evaluations agree.",
     ]
     scale = found.scale
     assert scale
@@ -57,6 +58,20 @@ def test_an_epoch_that_says_otherwise_is_named() -> None:
     found = answer([other], NOT_POOLED, PARAMETERS)
     assert found.epochs == "depends on the epoch"
     assert found.sentences[1].endswith("depends on the epoch: it is −2.00 (best validation epoch).")
+
+
+def test_few_seeds_decide_nothing_but_may_depend_on_the_epoch() -> None:
+    few = replace(reading(0.01), n=3)
+    agree = replace(headline("busi", 0.01), readings=dict.fromkeys(EVALUATIONS, few))
+    assert answer([agree], NOT_POOLED, PARAMETERS).sentences[1] == (
+        "Fewer than 5 seeds decide nothing."
+    )
+    turned = replace(agree, readings=agree.readings | {"best": replace(few, difference=-0.01)})
+    found = answer([turned], NOT_POOLED, PARAMETERS)
+    assert found.sentences[1] == (
+        "Fewer than 5 seeds decide nothing; the answer depends on the epoch: it is −1.00 "
+        "(best validation epoch)."
+    )
 
 
 def test_without_an_interval_nothing_is_decided() -> None:
@@ -88,6 +103,7 @@ def pooled() -> pd.DataFrame:
         "gain": 0.0123,
         "gain_low": 0.005,
         "gain_high": 0.02,
+        "pooled": 0.015,
     }
     return pd.DataFrame([row])
 
@@ -100,7 +116,8 @@ def test_several_sets_are_answered_together_and_listed(pooled: pd.DataFrame) -> 
     assert "phantom" not in " ".join(found.sentences)
     table = over_sets(sets, pooled, PARAMETERS)
     assert [row.label for row in table.rows] == [
-        *("BUSI", "BUSC", "phantom", "Interquartile mean over 2 sets")
+        *("BUSI", "BUSC", "phantom"),
+        *("Interquartile mean over 2 sets", "Random effects over 2 sets"),
     ]
-    assert [row.cells[0].text for row in table.rows] == ["+1.00", "+2.00", "+9.00", "+1.23"]
-    assert [row.cells[1].text for row in table.rows] == ["+3.38", "+3.38", "", ""]
+    assert [row.cells[0].text for row in table.rows] == ["+1.00", "+2.00", "+9.00", "+1.23", "+1.50"]
+    assert [row.cells[1].text for row in table.rows] == ["+3.38", "+3.38", "", "", ""]

@@ -14,6 +14,6 @@ def test_text_becomes_html_with_its_numbers_kept_together() -> None:
 
 
 def test_a_word_that_is_not_in_the_table_looks_undecided_and_is_counted_last() -> None:
-    assert (looks.symbol("numbers only"), looks.tone("numbers only")) == ("≈", "open")
-    counted = looks.tally(["numbers only", "not run", "supported", "not run"])
-    assert counted == [("supported", 1), ("not run", 2), ("numbers only", 1)]
+    assert (looks.symbol("another word"), looks.tone("another word")) == ("≈", "open")
+    counted = looks.tally(["another word", "not run", "supported", "not run"])
+    assert counted == [("supported", 1), ("not run", 2), ("another word", 1)]
