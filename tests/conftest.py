@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "fusion": {"warmup": 3, "window": 5},
     "auxiliary": {"step_batches": 2},
     "execution": {"device": "cpu", "checkpoint_seconds": 0},
+    "report": {"formats": ["png"]},  # PDF takes most of the time
 }
 
 StudyMaker = Callable[..., Study]

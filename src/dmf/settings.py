@@ -431,7 +431,10 @@ _EXTRA_STUDIES = r"^([^{}]|\{name\})*\{study\}([^{}]|\{name\})*$"
 
 
 class Report(Settings):
-    """What the tables, figures and verdicts need to be told."""
+    """What the tables, figures and verdicts need to be told.
+
+    `formats` are those of the figures; the page shows the PNG files.
+    """
 
     confidence: Fraction = 0.95
     margin: Positive = 0.005
@@ -439,4 +442,12 @@ class Report(Settings):
     samples: Count = 5
     qualitative_seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 150
+    formats: list[Literal["png", "pdf"]] = ["png", "pdf"]
     extra_studies: Annotated[str, Field(pattern=_EXTRA_STUDIES)] = "build/{study}"
+
+    @field_validator("formats")
+    @classmethod
+    def _the_page_needs_png(cls, formats: list[str]) -> list[str]:
+        if "png" not in formats:
+            raise ValueError("must name png, which the page shows")
+        return formats

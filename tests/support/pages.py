@@ -37,7 +37,6 @@ def drawing_only(*names: str) -> Iterator[None]:
         Image.new("L", (600, 400)).save(stem.with_suffix(".png"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalogue, "SUFFIXES", (".png",))
         patch.setattr(style, "save", save)
         yield
 
@@ -49,7 +48,6 @@ def write_report(study: Study, folder: Path) -> ReportParameters:
     parameters = study.report_parameters()
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "dmf.training.inference", stand_in)
-        patch.setattr(catalogue, "SUFFIXES", (".png",))
         table = results.collect(parameters.grid, partial=True)
         results.write(table, parameters.grid, Path("reports"))
         catalogue.write_all(table, parameters, Path("reports/figures"))

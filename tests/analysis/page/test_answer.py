@@ -119,5 +119,11 @@ def test_several_sets_are_answered_together_and_listed(pooled: pd.DataFrame) -> 
         *("BUSI", "BUSC", "phantom"),
         *("Interquartile mean over 2 sets", "Random effects over 2 sets"),
     ]
-    assert [row.cells[0].text for row in table.rows] == ["+1.00", "+2.00", "+9.00", "+1.23", "+1.50"]
+    assert [row.cells[0].text for row in table.rows] == [
+        "+1.00",
+        "+2.00",
+        "+9.00",
+        "+1.23",
+        "+1.50",
+    ]
     assert [row.cells[1].text for row in table.rows] == ["+3.38", "+3.38", "", "", ""]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CAPTIONS = "captions.json"
-SUFFIXES = (".png", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,16 @@ _PAPER_FIGURES = {
 
 
 def expected(parameters: ReportParameters) -> list[str]:
-    """Return the names of the files ``write_all`` writes: every figure twice, and the captions."""
+    """Return the names of the files ``write_all`` writes: figures in each format, captions."""
     names = [f"{dataset}-{kind}" for dataset, kind in _planned(parameters)]
-    return [*(name + suffix for name in names for suffix in SUFFIXES), CAPTIONS]
+    formats = parameters.report.formats
+    return [*(f"{name}.{suffix}" for name in names for suffix in formats), CAPTIONS]
 
 
 def write_all(
     results: "pd.DataFrame", parameters: ReportParameters, folder: Path
 ) -> list[FigureEntry]:
-    """Draw every figure of the study into ``folder`` as PNG and PDF; return what was drawn.
+    """Draw every figure of the study into ``folder``; return what was drawn.
 
     Where the material of a figure is not there (models that were never fetched, say) a placeholder
     and the figure's entry say so. The entries are written beside the figures as ``captions.json``.
@@ -106,7 +106,7 @@ def write_all(
                 left_out = str(reason)
                 drawing = style.placeholder(material, title, left_out)
             stem = folder / f"{dataset}-{kind}"
-            style.save(drawing.figure, stem, SUFFIXES, parameters.report.dpi)
+            style.save(drawing.figure, stem, parameters.report.formats, parameters.report.dpi)
             number = _PAPER_FIGURES.get((parameters.kinds[dataset], kind))
             caption = (f"The paper's Figure {number}. " if number else "") + drawing.caption
             note = data_note(parameters, dataset)

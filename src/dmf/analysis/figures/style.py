@@ -206,11 +206,11 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: Path, suffixes: Sequence[str], dpi: int) -> None:
-    """Write ``figure`` in the formats of ``suffixes``, each in one step and without dates."""
+def save(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> None:
+    """Write ``figure`` in the ``formats`` (png, pdf), each in one step and without dates."""
     facts: dict[str, dict[str, Any]] = {
-        ".png": {"Software": None},
-        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     # The layout is found once, the same for every format. Its solver leaves rounding errors that
     # differ between runs and would show in the bytes.
@@ -219,6 +219,6 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str], dpi: int) -> None:
     for axes in figure.axes:
         left, bottom, width, height = axes.get_position(original=True).bounds
         axes.set_position((round(left, 5), round(bottom, 5), round(width, 5), round(height, 5)))
-    for suffix in suffixes:
-        with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
-            figure.savefig(temporary, dpi=dpi, metadata=facts[suffix])
+    for kind in formats:
+        with atomic_path(stem.with_name(f"{stem.name}.{kind}")) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata=facts[kind])

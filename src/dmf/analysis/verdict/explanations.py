@@ -118,6 +118,26 @@ _QUESTIONS = (
         ("this study", "without filter"),
     ),
     _Question(
+        "linear_rate",
+        "What if the learning rate falls to 0 over the last 30 epochs?",
+        ("this study", "falling rate"),
+    ),
+    _Question(
+        "equal_batches",
+        "What if no epoch ends with a step on a few images (equal batches)?",
+        ("this study", "equal batches"),
+    ),
+    _Question(
+        "no_skips",
+        "What does the network give without skip connections?",
+        ("this study", "no skip connections"),
+    ),
+    _Question(
+        "half_size",
+        "What does the same network give on images of half the size?",
+        ("this study", "64 pixels"),
+    ),
+    _Question(
         "other_machine",
         "What do the same runs give on another machine, which rounds differently?",
         ("this study", "another machine"),
