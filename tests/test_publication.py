@@ -307,7 +307,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "above": (lambda: archive(member("../run.json")), "outside"),
     "absolute": (lambda: archive(member("/tmp/run.json")), "outside"),
     "a link": (lambda: archive(member(RECORD, type_=tarfile.SYMTYPE)), "a link or a device"),
-    "twice": (lambda: archive(member(RECORD), member(RECORD)), "the same file"),
+    "twice": (lambda: archive(member(RECORD), member(RECORD)), "twice"),
     "a stranger": (lambda: archive(member("models/busi/fixed/seed-00/run.py")), "no record"),
     "too many": (lambda: archive(*(member(f"data/filtered/x{n}.json") for n in range(4))), "3 fi"),
     "too large": (lambda: archive(member(RECORD, 3 * 2**20)), "more than 2 MiB"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dmf import outcomes
+from dmf import layout, outcomes
 from dmf.analysis import results
 from dmf.errors import DmfError
 from dmf.layout import Cell
@@ -94,6 +94,14 @@ def test_histories_hold_every_epoch(parameters: ReportParameters) -> None:
     assert len(counts) == 17
     assert epochs["seconds"].notna().all()
     assert epochs.loc[epochs["configuration"] == "fixed", "gamma"].isna().all()
+
+
+def test_a_run_that_diverged_at_once_has_no_epoch(parameters: ReportParameters) -> None:
+    first, *others = dict.fromkeys(cell.history for cell in layout.cells(parameters.grid))
+    first.write_text(first.read_text().splitlines()[0] + "\n")
+    table = results.histories(parameters.grid)
+    assert table["epoch"].dtype == "int64"
+    assert len(table.groupby(["dataset", "configuration", "seed"])) < len([first, *others])
 
 
 def test_a_study_without_runs_has_empty_histories(tmp_path: Path) -> None:

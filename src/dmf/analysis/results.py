@@ -113,15 +113,17 @@ def values(
 def histories(grid: Grid) -> pd.DataFrame:
     """Return the epochs of all runs: ``history.csv`` with its run's names in front.
 
-    Runs without a history are left out; columns that a configuration lacks (the auxiliary's) are
-    NaN there. ``seconds`` (per epoch) is added where a run kept its ``timing.csv``. The table is
-    empty if no run has a history.
+    Runs without a finished epoch are left out; columns that a configuration lacks (the auxiliary's)
+    are NaN there. ``seconds`` (per epoch) is added where a run kept its ``timing.csv``. The table
+    is empty if no run has one.
     """
     frames = []
     for cell in cells(grid):
         if not cell.history.exists():
             continue
         frame = _read_csv(cell.history, "epoch")
+        if frame.empty:  # it diverged in its first epoch
+            continue
         if cell.timing.exists():
             timing = _read_csv(cell.timing, "epoch", "seconds")[["epoch", "seconds"]]
             frame = frame.merge(timing, on="epoch", how="left")
@@ -186,7 +188,8 @@ def _read_csv(path: Path, *needed: str) -> pd.DataFrame:
         frame = pd.read_csv(path)
         if absent := set(needed) - set(frame.columns):
             raise ValueError(f"no column {', '.join(sorted(absent))}")
-        if texts := frame.select_dtypes(exclude="number").columns.tolist():
+        texts = frame.select_dtypes(exclude="number").columns.tolist()
+        if texts and not frame.empty:
             raise ValueError(f"no numbers in column {texts[0]!r:.50}")
         return frame
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ the paper's claims, what could explain a gap, the audit, and how all of it was m
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -20,6 +20,7 @@ from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
 from dmf.analysis.verdict.comparisons import across_datasets, compare
+from dmf.analysis.verdict.evidence import Outcome
 from dmf.analysis.verdict.headline import headline
 from dmf.analysis.verdict.judgements import Judgement, judge
 from dmf.analysis.words import count, dataset_label, listed
@@ -108,6 +109,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "is_judged": is_judged,
         "checks": f"{count(len(judgements), 'check')} of "
         f"{count(len({j.id.partition('/')[0] for j in judgements}), 'claim')}",
+        "outcomes": get_args(Outcome),
         "tallies": _tallies(judgements, is_judged=is_judged),
         "claims": claim_rows.grouped(judgements),
         "audit": audit.summary(),
