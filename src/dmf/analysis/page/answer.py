@@ -186,7 +186,7 @@ def _scale(
     interval = None if np.isnan(ends[0]) else ends
     shown = [0.0, value, -margin, margin, *(interval or ()), *([] if paper is None else [paper])]
     low, high = min(shown), max(shown)
-    room = 0.08 * (high - low)
+    room = 0.15 * (high - low)  # for the labels at either end, on a phone
 
     def place(x: float) -> float:
         return round(float(100 * (x - low + room) / (high - low + 2 * room)), 2)

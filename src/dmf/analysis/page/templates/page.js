@@ -55,7 +55,7 @@ const links = new Map([...document.querySelectorAll("nav a")].map((link) => [lin
 const sections = [...links.keys()].map((id) => document.getElementById(id));
 let current = null;
 function follow() {
-  const line = innerHeight / 3;
+  const line = Math.min(innerHeight / 3, 240);
   const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
   const passed = sections.filter((section) => section.getBoundingClientRect().top <= line);
   const section = atEnd ? sections.at(-1) : passed.at(-1) || sections[0];
