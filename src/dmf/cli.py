@@ -74,8 +74,7 @@ def _main(
     # What a notebook asks matplotlib for needs the notebook; here every figure goes to a file.
     os.environ["MPLBACKEND"] = "agg"
     # In a job, the folder of the Snakefile, which runs the `dmf` it finds on PATH.
-    project = os.environ.get("DMF_PROJECT")
-    if project:
+    if project := os.environ.get("DMF_PROJECT"):
         refuse_foreign_code(Path(project), os.environ.get("DMF_CODE"))
 
 
@@ -93,11 +92,11 @@ def check(
     study = Study.load(params, *(overlay or []))
     grid = study.grid
     runs = len(grid.datasets) * len(grid.configurations) * grid.seeds
-    length = study.training.steps or study.training.epochs
-    unit = "epochs" if study.training.steps is None else "steps"
+    steps, epochs = study.training.steps, study.training.epochs
+    length = f"{epochs} epochs" if steps is None else f"{steps} steps"
     typer.echo(
         f"study {grid.name!r}: {len(grid.datasets)} datasets x {len(grid.configurations)} "
-        f"configurations x {grid.seeds} seeds = {runs} runs of {length} {unit} at "
+        f"configurations x {grid.seeds} seeds = {runs} runs of {length} at "
         f"{study.data.image_size}x{study.data.image_size}, in {grid.workdir}"
     )
     if not devices_too:
@@ -384,8 +383,7 @@ def evaluate(
 
     files = [model_at(path, params, overlay).resolve() for path in model]
     enter_study(params, overlay)
-    done = list(evaluation.evaluate(files, dataset))
-    for line in evaluation.describe(done):
+    for line in evaluation.describe(list(evaluation.evaluate(files, dataset))):
         typer.echo(line)
     typer.echo(f"in percent; all metrics: {(layout.EVALUATIONS / dataset).resolve()}")
 
@@ -435,10 +433,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Run the command; whatever goes wrong becomes one message and exit status 1.
-
-    With `--traceback`, or DMF_TRACEBACK set, it shows where it came from instead.
-    """
+    """Run the command; what goes wrong ends in one message, or with `--traceback` in its own."""
     try:
         app()
     except Exception as error:

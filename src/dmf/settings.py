@@ -433,7 +433,7 @@ _EXTRA_STUDIES = r"^([^{}]|\{name\})*\{study\}([^{}]|\{name\})*$"
 class Report(Settings):
     """What the tables, figures and verdicts need to be told.
 
-    `formats` are those of the figures; the page shows the PNG files.
+    Figures are PNG files, and with `pdf` PDF files as well.
     """
 
     confidence: Fraction = 0.95
@@ -442,12 +442,5 @@ class Report(Settings):
     samples: Count = 5
     qualitative_seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 150
-    formats: list[Literal["png", "pdf"]] = ["png", "pdf"]
+    pdf: bool = True
     extra_studies: Annotated[str, Field(pattern=_EXTRA_STUDIES)] = "build/{study}"
-
-    @field_validator("formats")
-    @classmethod
-    def _the_page_needs_png(cls, formats: list[str]) -> list[str]:
-        if "png" not in formats:
-            raise ValueError("must name png, which the page shows")
-        return formats

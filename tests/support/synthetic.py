@@ -66,7 +66,7 @@ def make_study(
             "data": {"image_size": image_size},
             "model": {"filters": [4, 8]},
             "training": {"epochs": epochs},
-            "report": {"dpi": 100, "formats": ["png"], "bootstrap": 200, **(report or {})},
+            "report": {"dpi": 100, "pdf": False, "bootstrap": 200, **(report or {})},
         }
     )
 

@@ -62,7 +62,7 @@ _PAPER_FIGURES = {
 def expected(parameters: ReportParameters) -> list[str]:
     """Return the names of the files ``write_all`` writes: figures in each format, captions."""
     names = [f"{dataset}-{kind}" for dataset, kind in _planned(parameters)]
-    formats = parameters.report.formats
+    formats = _formats(parameters)
     return [*(f"{name}.{suffix}" for name in names for suffix in formats), CAPTIONS]
 
 
@@ -106,7 +106,7 @@ def write_all(
                 left_out = str(reason)
                 drawing = style.placeholder(material, title, left_out)
             stem = folder / f"{dataset}-{kind}"
-            style.save(drawing.figure, stem, parameters.report.formats, parameters.report.dpi)
+            style.save(drawing.figure, stem, _formats(parameters), parameters.report.dpi)
             number = _PAPER_FIGURES.get((parameters.kinds[dataset], kind))
             caption = (f"The paper's Figure {number}. " if number else "") + drawing.caption
             note = data_note(parameters, dataset)
@@ -120,6 +120,10 @@ def write_all(
 def read_captions(folder: Path) -> list[FigureEntry]:
     """Return the entries ``write_all`` left in ``folder``; raises DmfError if there are none."""
     return [FigureEntry(**entry) for entry in read_json(folder / CAPTIONS)]
+
+
+def _formats(parameters: ReportParameters) -> list[str]:
+    return ["png", "pdf"] if parameters.report.pdf else ["png"]
 
 
 def _planned(parameters: ReportParameters) -> list[tuple[str, str]]:
