@@ -41,6 +41,7 @@ os.environ["MPLBACKEND"] = "agg"
 envvars:
     "DMF_PROJECT",
     "DMF_CODE",
+    "MPLBACKEND",
 
 
 # Snakemake's own reader keeps the last of two equal keys: each file is read strictly beside it. The
@@ -72,14 +73,15 @@ workdir: Path(workflow.basedir) / study.grid.workdir
 
 
 # The Dockerfile says how to build it. Snakemake takes no image whose path holds a space or a brace.
-if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
-    image = Path(workflow.basedir) / "build/dmf.sif"
-    if set(str(image)) & set(" \t{}"):
-        raise WorkflowError(
-            f"Containers work only in a folder without spaces and braces in its path: {image}"
-        )
+image = Path(workflow.basedir) / "build/dmf.sif"
+if not set(str(image)) & set(" \t{}"):
 
     container: str(image)
+
+elif DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    raise WorkflowError(
+        f"Containers work only in a folder without spaces and braces in its path: {image}"
+    )
 
 
 report: "workflow/report/workflow.rst"

@@ -57,7 +57,9 @@ given_split = study.split.seen_from(Path(workflow.basedir))
 rule split:
     input:
         manifest="data/raw/{dataset}/manifest.csv",
-        given=lambda wildcards: given_split.path(wildcards.dataset, int(wildcards.seed))
+        given=lambda wildcards: given_split.path(
+            wildcards.dataset, int(wildcards.seed)
+        )
         or [],
     output:
         split="data/splits/{dataset}/seed-{seed}.csv",
