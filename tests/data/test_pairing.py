@@ -11,20 +11,9 @@ from PIL import Image
 from dmf.data.pairing import Found, find_pairs
 from dmf.data.pixels import UnusableError, read_grey, read_pair
 from dmf.errors import DmfError
-from dmf.settings import ArchiveSource, FolderSource
+from dmf.settings import ArchiveSource
 
-from sets import busi, ellipse, png, scan, two_folders
-
-
-def lay(folder: Path, members: dict[str, bytes]) -> Path:
-    for name, content in members.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def own(**settings: Any) -> FolderSource:
-    return FolderSource.model_validate({"kind": "folder", "archive": "x", **settings})
+from sets import busi, ellipse, lay, own, png, scan, two_folders
 
 
 def kind(name: str) -> ArchiveSource:

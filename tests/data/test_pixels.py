@@ -13,23 +13,11 @@ from PIL import Image
 from dmf.data.pairing import Found, find_pairs
 from dmf.data.pixels import UnusableError, read_grey, read_pair
 from dmf.errors import DmfError
-from dmf.settings import FolderSource
 
-from sets import ellipse, png, scan
+from sets import ellipse, lay, own, png, scan
 
 LESION = ellipse() > 0
 BESIDE = {"images": ".", "masks": None}
-
-
-def lay(folder: Path, members: dict[str, bytes]) -> Path:
-    for name, content in members.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def own(**settings: Any) -> FolderSource:
-    return FolderSource.model_validate({"kind": "folder", "archive": "x", **settings})
 
 
 def paired(found: Found) -> dict[str, list[str]]:

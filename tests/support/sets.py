@@ -5,11 +5,14 @@ import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from dmf.settings import FolderSource
 
 Grey = npt.NDArray[np.uint8]
 
@@ -143,3 +146,16 @@ def stu() -> dict[str, bytes]:
         members[f"Hospital/Test_Image_{n}.png"] = png(scan(n, 128, 128), "RGB")
         members[f"Hospital/mask_{n}.png"] = png(np.minimum(ellipse(512, 512, x=n / 20), 254))
     return members
+
+
+def lay(folder: Path, members: dict[str, bytes]) -> Path:
+    """Write a set as a folder."""
+    for name, content in members.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def own(**settings: Any) -> FolderSource:
+    """Return a set of one's own with these settings."""
+    return FolderSource.model_validate({"kind": "folder", "archive": "x", **settings})

@@ -21,7 +21,6 @@ COLUMNS = [
     *("dataset", "configuration", "auxiliary", "weighting", "seed"),
     *("status", "epoch_choice", "subset", "metric", "value"),
 ]
-STATUSES = ("complete", "diverged", "missing")
 
 
 def collect(grid: Grid, *, partial: bool) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from dmf.settings import Fraction, Settings
 from dmf.study import FilterParameters
 from dmf.unet import UNet
 
-Filters = Annotated[int, Field(ge=1, le=1024)]
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # as safetensors names them
 
 

@@ -113,7 +113,7 @@ def test_at_the_papers_size_a_claim_is_contradicted_and_one_contrast_confirms() 
     )
     frame = planted(study, dice={}, noise=0.001)
     found = by_name(judgements.judge(frame, pd.DataFrame(), parameters))
-    confirmatory = [judgement for judgement in found.values() if judgement.confirmatory]
+    confirmatory = [j for j in found.values() if "The confirmatory contrast." in j.ours.detail]
     assert [judgement.id for judgement in confirmatory] == [
         "cb-dice-variance-above-fixed/busi/dice"
     ]

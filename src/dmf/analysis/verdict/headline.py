@@ -17,7 +17,7 @@ from dmf.outcomes import EVALUATIONS
 from dmf.settings import Report
 from dmf.study import ReportParameters
 
-RECOMMENDED, REFERENCE = "cb_dice-variance", "fixed"
+RECOMMENDED = "cb_dice-variance"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Judgement:
 
     ``id`` is claim/data set/metric, or the claim's name alone where no metric decides. ``paper`` is
     the paper's table judged as printed, ``paper_alike`` by the yardstick of our runs.
-    ``confirmatory`` marks the one contrast that the plan fixed as such; all else is exploratory.
+    The detail of ``ours`` names the one confirmatory contrast of the plan; all else explores.
     """
 
     id: str
@@ -49,7 +49,6 @@ class Judgement:
     ours: Verdict
     paper: Verdict
     paper_alike: Verdict
-    confirmatory: bool = False
 
 
 def judge(
@@ -98,7 +97,6 @@ def judge(
                     ),
                     paper=_judge_paper(claim, paper[dataset], metric, parameters.report),
                     paper_alike=_judge_paper(claim, alike[dataset], metric, parameters.report),
-                    confirmatory=confirms,
                 )
             )
     return judgements
