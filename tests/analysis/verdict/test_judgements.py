@@ -121,7 +121,7 @@ def test_at_the_papers_size_a_claim_is_contradicted_and_one_contrast_confirms() 
     assert "Holm" not in confirmatory[0].decided_by
     small = study.report_parameters()
     judged_small = judgements.judge(frame, pd.DataFrame(), small)
-    assert not any(judgement.confirmatory for judgement in judged_small)
+    assert not any("confirmatory" in judgement.ours.detail for judgement in judged_small)
 
 
 def test_a_planted_worst_configuration_contradicts() -> None:
