@@ -107,6 +107,19 @@ def test_evaluate_prints_a_table_and_writes_csvs(trained: Study) -> None:
     assert Path("reports/evaluations/other/phantom/fixed/seed-00/scores.csv").is_file()
 
 
+def test_evaluate_without_a_model_scores_every_run_of_the_study(trained: Study) -> None:
+    shutil.copytree("data/raw/phantom", "data/raw/other")
+    assert dmf("evaluate", "--dataset", "other").returncode == 0
+    rows = Path("reports/evaluations/other.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [
+        ["phantom/fixed/seed-00", "last"],
+        ["phantom/fixed/seed-00", "best"],
+    ]
+    refused = dmf("evaluate", "--dataset", "phantom")
+    assert refused.returncode == 1
+    assert "no finished run that was trained on another set than phantom" in refused.stderr
+
+
 def test_predict_agrees_with_the_recorded_metrics(trained: Study) -> None:
     """The model file, read back, scores on the test images what the run says it scores."""
     import torch

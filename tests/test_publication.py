@@ -69,6 +69,34 @@ def tiny_seeds(seeds: int, **sections: dict[str, object]) -> Study:
     return Study.from_mapping(tiny(study={"seeds": seeds}, **sections))
 
 
+def write_scores(**dice: float) -> None:
+    rows = [f"phantom/fixed/{seed.replace('_', '-')},last,{value}" for seed, value in dice.items()]
+    path = Path("reports/evaluations/other.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["run,weights,dice", *rows]) + "\n")
+
+
+def test_scores_on_other_sets_are_kept_with_the_runs_they_are_of(here: Path) -> None:
+    """In pieces too: those of here go first, those of a run that is no longer the study's go."""
+    for seed in (0, 1):
+        write_run(tiny_seeds(3), seed)
+    write_scores(seed_00=0.5, seed_01=0.6, seed_09=0.1)
+    publication.publish(tiny_seeds(3), Path("out"), quiet)
+    shutil.rmtree("models")  # on another machine, where seed 0 is repeated
+    shutil.rmtree("reports")
+    for seed in (0, 2):
+        write_run(tiny_seeds(3), seed)
+    write_scores(seed_00=0.7, seed_02=0.8)
+    publication.publish(tiny_seeds(3), Path("out"), quiet)
+    text = kept(Path("out"))["reports/evaluations/other.csv"].decode()
+    assert text.split() == [
+        "run,weights,dice",
+        "phantom/fixed/seed-00,last,0.7",
+        "phantom/fixed/seed-01,last,0.6",
+        "phantom/fixed/seed-02,last,0.8",
+    ]
+
+
 def publish_two_seeds(here: Path) -> dict[str, bytes]:
     """Publish two runs to `out`, remove them here; return what is published."""
     for seed in (0, 1):

@@ -368,22 +368,32 @@ def predict(
 
 @app.command()
 def evaluate(
-    model: Annotated[
-        list[Path], typer.Option(help="A run, its folder, or a .safetensors file; repeatable.")
-    ],
     dataset: Annotated[
         str,
         typer.Option(help="A downloaded set that it was not trained on.", callback=a_name),
     ],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A run, its folder, or a .safetensors file; repeatable. "
+            "[default: every run of the study that was trained on another set]"
+        ),
+    ] = None,
+    parameters: Json = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
     """Score trained runs on another set: a table, and CSVs in reports/evaluations/."""
     from dmf.training import evaluate as evaluation
 
-    files = [model_at(path, params, overlay).resolve() for path in model]
-    enter_study(params, overlay)
-    for line in evaluation.describe(list(evaluation.evaluate(files, dataset))):
+    files = [model_at(path, params, overlay).resolve() for path in model or ()]
+    grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
+    if model is None:
+        files = evaluation.trained_elsewhere(grid, dataset)
+    found = list(evaluation.evaluate(files, dataset))
+    if model is None:
+        evaluation.write_table(dataset, found)
+    for line in evaluation.describe(found):
         typer.echo(line)
     typer.echo(f"in percent; all metrics: {(layout.EVALUATIONS / dataset).resolve()}")
 

@@ -102,6 +102,11 @@ def cells(grid: Grid) -> list[Cell]:
     ]
 
 
+def evaluations(dataset: str) -> Path:
+    """Return the scores on a set of the runs that were trained on others."""
+    return EVALUATIONS / f"{dataset}.csv"
+
+
 def manifest(dataset: str) -> Path:
     """Return the list of a downloaded set's images."""
     return RAW / dataset / "manifest.csv"

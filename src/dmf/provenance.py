@@ -44,6 +44,7 @@ STEP_FILES = {
         "training/protocol.py",
         "unet.py",
     ],
+    "evaluate": ["training/evaluate.py"],
     "aggregate": ["analysis/results.py"],
     "card": ["data/cards.py"],
     "report": ["analysis"],

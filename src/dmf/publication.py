@@ -4,6 +4,7 @@
 runs and data (`records.tar.xz`), without images and models. `dmf.rebuild` adds what people read.
 """
 
+import csv
 import io
 import lzma
 import re
@@ -19,6 +20,7 @@ import yaml
 from dmf import layout
 from dmf.data import archives
 from dmf.errors import DmfError, Log
+from dmf.files import read_text, write_text
 from dmf.study import Study
 from dmf.training.run_record import Run, complete_record, misfits, read_record, runs
 
@@ -30,9 +32,10 @@ ARCHIVE = "records.tar.xz"
 _OF_A_RUN = (layout.RECORD, layout.METRICS_FILE, layout.HISTORY)
 _OF_NEWER_RUNS = (layout.COUNTS,)
 _OF_A_SET = (layout.arrays, layout.description)
+_REMEDY = "Write it anew with: dmf evaluate"
 _NAME = re.compile(
     r"models/\w+/[\w-]+/seed-\d+/(run\.json|metrics\.json|history\.csv|test_counts\.csv)"
-    r"|data/filtered/\w+\.json|data/raw/\w+/manifest\.json"
+    r"|data/filtered/\w+\.json|data/raw/\w+/manifest\.json|reports/evaluations/\w+\.csv"
 )
 # Records of ten thousand runs, far beyond any study, would fit.
 _LIMITS = archives.Limits(files=50_000, size=4096 * archives.MEBIBYTE)
@@ -53,7 +56,7 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
     that earlier runs must have used are not here, if what was published is damaged, or if the disk
     refuses the copy. What was published then stays as it was.
     """
-    with unpacked(target) as before:
+    with unpacked(target) as before, tempfile.TemporaryDirectory(prefix="dmf-") as merged:
         named = runs(study)
         kept = [run for run in named if _fits(run, before) and not _fits(run, Path())]
         stay = {run.cell.folder for run in kept}
@@ -74,6 +77,9 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
             files |= _files_of_a_run(run, Path())
         for run in kept:
             files |= _files_of_a_run(run, before)
+        unchanged = {str(run.cell) for run in named if _fits(run, before)}
+        everyone = {str(run.cell) for run in [*here, *kept]}
+        files |= _scores_on_other_sets(everyone, unchanged, before, Path(merged))
         _write(study, files, target)
     for line in lost:
         log(f"{target}: gone: {line}")
@@ -166,6 +172,37 @@ def _files_of_a_run(run: Run, root: Path) -> dict[str, Path]:
     folder = run.cell.folder
     newer = [name for name in _OF_NEWER_RUNS if (root / folder / name).exists()]
     return {f"{folder.as_posix()}/{n}": root / folder / n for n in (*_OF_A_RUN, *newer)}
+
+
+def _scores_on_other_sets(
+    named: set[str], unchanged: set[str], before: Path, merged: Path
+) -> dict[str, Path]:
+    """Write the tables of `dmf evaluate` with the rows of the runs ``named`` to ``merged``.
+
+    Rows of ``unchanged`` runs that are only in ``before`` are kept.
+    """
+    names = {path.name for root in (Path(), before) for path in _evaluations(root)}
+    files = {}
+    for name in sorted(names):
+        rows: dict[tuple[str, str], dict[str, str]] = {}
+        for root, wanted in ((before, unchanged), (Path(), named)):
+            path = root / layout.EVALUATIONS / name
+            if path.exists():
+                table = csv.DictReader(io.StringIO(read_text(path, _REMEDY)))
+                found = {(str(row.get("run")), str(row.get("weights"))): row for row in table}
+                rows |= {key: row for key, row in found.items() if key[0] in wanted}
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(next(iter(rows.values()))), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[key] for key in sorted(rows))
+            write_text(merged / name, text.getvalue())
+            files[(layout.EVALUATIONS / name).as_posix()] = merged / name
+    return files
+
+
+def _evaluations(root: Path) -> list[Path]:
+    return sorted((root / layout.EVALUATIONS).glob("*.csv"))
 
 
 def _files_of_sets(study: Study) -> dict[str, Path]:

@@ -61,13 +61,15 @@ class Grid(Settings):
     datasets: Annotated[list[Name], Field(min_length=1)]
     configurations: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 10
+    evaluate_on: Annotated[list[Name], Field(default_factory=list)]
+    """Sets on which every run is scored that was trained on another."""
 
     @field_validator("configurations")
     @classmethod
     def _canonical(cls, names: list[str]) -> list[str]:
         return [parse_configuration(name).name for name in names]
 
-    @field_validator("datasets", "configurations")
+    @field_validator("datasets", "configurations", "evaluate_on")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
         twice = {name for name in names if names.count(name) > 1}
@@ -154,12 +156,13 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name in self.grid.datasets:
-            if name not in self.datasets:
-                raise ValueError(
-                    f"study.datasets names {name!r}, which `datasets` does not describe. "
-                    f"Described: {', '.join(self.datasets)}"
-                )
+        for key in ("datasets", "evaluate_on"):
+            for name in getattr(self.grid, key):
+                if name not in self.datasets:
+                    raise ValueError(
+                        f"study.{key} names {name!r}, which `datasets` does not describe. "
+                        f"Described: {', '.join(self.datasets)}"
+                    )
         for name, source in self.datasets.items():
             if isinstance(source, ArchiveSource) and source.kind not in entries():
                 raise ValueError(

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -18,10 +19,11 @@ NOTHING = "Nothing to be done"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished study of two configurations and one seed."""
+    """A finished study of two configurations and one seed, scored on a second set as well."""
     made = Project.copy(
         tmp_path_factory.mktemp("workflow"),
-        study={"configurations": ["fixed", "cb_dice-variance"]},
+        study={"configurations": ["fixed", "cb_dice-variance"], "evaluate_on": ["other"]},
+        datasets={"other": {"kind": "phantom", "images": 12, "size": 32, "seed": 1}},
         report={"dpi": 60, "bootstrap": 100, "samples": 2},
     )
     made.snakemake()
@@ -49,6 +51,16 @@ def test_the_whole_chain_leaves_what_it_promises(project: Project) -> None:
     means = json.loads((project.folder / "reports/metrics.json").read_text())
     run = json.loads((project.folder / "models/phantom/fixed/seed-00/metrics.json").read_text())
     assert means["phantom"]["fixed"]["dice"] == run["last"]["test"]["dice"]
+
+
+def test_every_run_is_scored_on_the_set_it_was_not_trained_on(project: Project) -> None:
+    scores = pd.read_csv(project.folder / "reports/evaluations/other.csv")
+    named = [f"phantom/{name}/seed-00" for name in ("fixed", "cb_dice-variance")]
+    assert scores["run"].tolist() == [name for name in named for _ in range(2)]
+    assert scores["dice"].between(0, 1).all()
+    page = (project.folder / "reports/report.md").read_text()
+    dice = scores.set_index(["run", "weights"]).loc[(named[1], "last"), "dice"]
+    assert f"| Phantom → other: CB-Dice + Variance | {100 * dice:.2f}" in page
 
 
 def test_a_second_time_there_is_nothing_to_do(project: Project) -> None:

@@ -10,13 +10,14 @@ from dmf.training.devices import device_names, resolve
 from dmf.training.probe import ask, check
 
 DATASETS = study.grid.datasets
+EVALUATED_ON = study.grid.evaluate_on
 CONFIGURATIONS = study.grid.configurations
 SEEDS = [f"{seed:02d}" for seed in study.seeds]
 FIGURES = [str(layout.FIGURES / name) for name in expected(study.report_parameters())]
 
 
 wildcard_constraints:
-    dataset="|".join(DATASETS),
+    dataset="|".join(dict.fromkeys([*DATASETS, *EVALUATED_ON])),
     configuration="|".join(CONFIGURATIONS),
     seed="|".join(SEEDS),
 

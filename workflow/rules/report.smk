@@ -1,8 +1,31 @@
-"""aggregate -> figures -> report, and the runs into MLflow.
+"""evaluate, aggregate -> figures -> report, and the runs into MLflow.
 
-Needs the metrics of every run of the study. Makes reports/results.csv, reports/metrics.json, the
-figures, the tables, the page, and mlflow/tracked.json, which lists what MLflow has.
+Needs the metrics of every run of the study. Makes the scores on sets that the runs were not trained
+on, reports/results.csv, reports/metrics.json, the figures, the tables, the page, and
+mlflow/tracked.json, which lists what MLflow has.
 """
+
+
+rule evaluate:
+    input:
+        lambda wildcards: all_metrics(set(DATASETS) - {wildcards.dataset}),
+        manifest="data/raw/{dataset}/manifest.csv",
+        description="data/raw/{dataset}/manifest.json",
+    output:
+        "reports/evaluations/{dataset}.csv",
+    log:
+        "logs/evaluate/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/evaluate/{dataset}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        parameters=study.grid.model_dump_json(),
+        code=code_hash("evaluate"),
+    shell:
+        "dmf evaluate --dataset {wildcards.dataset} --parameters {params.parameters:q}"
+        " > {log} 2> >(tee -a {log} >&2)"
 
 
 rule aggregate:
@@ -47,6 +70,7 @@ rule figures:
 
 rule report:
     input:
+        expand("reports/evaluations/{dataset}.csv", dataset=EVALUATED_ON),
         results="reports/results.csv",
         figures=FIGURES,
     output:

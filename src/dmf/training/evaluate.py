@@ -18,7 +18,8 @@ from dmf.errors import DmfError
 from dmf.files import write_text
 from dmf.metrics import confusion_counts, metrics_from_counts
 from dmf.outcomes import FOREGROUND_METRICS, METRICS
-from dmf.study import FilterParameters, RunParameters
+from dmf.records import Outcome
+from dmf.study import FilterParameters, Grid, RunParameters
 from dmf.training.inference import Model, read_model
 from dmf.training.run_record import complete_record
 
@@ -81,6 +82,34 @@ def evaluate(models: Sequence[Path], dataset: str) -> Iterator[Evaluation]:
             done.append(_score(run, weights, model, prepared[key], batch_size))
             yield done[-1]
         _write(layout.EVALUATIONS / dataset / run, done, prepared[key])
+
+
+def write_table(dataset: str, evaluations: Sequence[Evaluation]) -> None:
+    """Write the scores of many runs on ``dataset`` to one table, a row for each of their models."""
+    names = list(evaluations[0].scores)
+    rows: list[tuple[object, ...]] = [("run", "weights", *names)]
+    for found in evaluations:
+        rows.append((found.run, found.weights, *(found.scores[name] for name in names)))
+    _write_csv(layout.evaluations(dataset), rows)
+
+
+def trained_elsewhere(grid: Grid, dataset: str) -> list[Path]:
+    """Return the folders of the study's finished runs that were trained on another set.
+
+    Raises DmfError if there is none. Runs that diverged are left out.
+    """
+    finished = [
+        cell.folder
+        for cell in layout.cells(grid)
+        if cell.dataset != dataset
+        and cell.metrics.exists()
+        and Outcome.read(cell.metrics)["status"] == "complete"
+    ]
+    if not finished:
+        raise DmfError(
+            f"{Path.cwd()} holds no finished run that was trained on another set than {dataset}."
+        )
+    return finished
 
 
 def describe(evaluations: Sequence[Evaluation]) -> Iterator[str]:
@@ -165,7 +194,11 @@ def _write(folder: Path, evaluations: Sequence[Evaluation], of: Prepared) -> Non
             values = metrics_from_counts(counts[None])
             row = (*(values[name] for name in names), *counts.flatten().tolist())
             images.append((found.weights, identifier, lesion, *row))
-    for name, rows in (("scores.csv", scores), ("images.csv", images)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_text(folder / name, text.getvalue())
+    _write_csv(folder / "scores.csv", scores)
+    _write_csv(folder / "images.csv", images)
+
+
+def _write_csv(path: Path, rows: Sequence[tuple[object, ...]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

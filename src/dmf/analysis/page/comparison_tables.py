@@ -82,7 +82,7 @@ def over_sets(
         name = dataset_label(headline.dataset)
         pair = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
         cells = [
-            _estimate(pair, "gain"),
+            estimate(pair, "gain"),
             signed(np.nan if headline.paper is None else 100 * headline.paper),
             verdict_cell(outcome_word(headline.outcome)),
             verdict_cell({None: "", True: "robust", False: "depends"}[headline.robust]),
@@ -94,7 +94,7 @@ def over_sets(
         kinds = {"gain": "Interquartile mean", "pooled": "Random effects"}
         for column, kind in kinds.items():
             name = f"{kind} over {together['datasets']} sets"
-            cells = [_estimate(together, column), Cell(), Cell(), Cell(), whole(together["runs"])]
+            cells = [estimate(together, column), Cell(), Cell(), Cell(), whole(together["runs"])]
             rows.append(Row(name, (name,), cells))
     caption = (
         f"{label(candidate)} minus fixed weights in test Dice, points, last epoch, paired by seed: "
@@ -116,7 +116,7 @@ def _gains(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     """Return the cells of a gain over fixed weights, of the paper's, and of the outcome."""
     if not pair:
         return [Cell()] * (2 + beside)
-    gain = _estimate(pair, "difference") if pair["n"] else Cell()
+    gain = estimate(pair, "difference") if pair["n"] else Cell()
     paper = pair["paper_difference"]
     theirs = [signed(np.nan if pd.isna(paper) else 100 * paper)] * beside
     return [gain, *theirs, verdict_cell(outcome_word(pair["outcome"]))]
@@ -171,7 +171,7 @@ def _together(results: pd.DataFrame, parameters: ReportParameters, dataset: str)
     for effect in found.to_dict("records"):
         is_mean = effect["configuration"] == ADAPTIVE_MEAN
         name = "Mean of the adaptive" if is_mean else label(effect["configuration"])
-        cells = [_estimate(effect, "difference"), _p_value(effect["p"])]
+        cells = [estimate(effect, "difference"), _p_value(effect["p"])]
         rows.append(Row(name, (name,), cells))
     caption = (
         "All configurations together: difference in Dice to fixed weights (points, test, last "
@@ -193,10 +193,10 @@ def across(found: pd.DataFrame) -> Table | None:
             name := label(pooled["configuration"]),
             (name,),
             [
-                _estimate(pooled, "iqm", ".2f"),
-                _estimate(pooled, "gain"),
-                _estimate(pooled, "improvement", ".2f"),
-                _estimate(pooled, "pooled"),
+                estimate(pooled, "iqm", ".2f"),
+                estimate(pooled, "gain"),
+                estimate(pooled, "improvement", ".2f"),
+                estimate(pooled, "pooled"),
                 whole(pooled["runs"]),
             ],
         )
@@ -218,7 +218,7 @@ def _comparison_cells(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     if not pair["n"]:
         return [Cell()] * (7 + beside) + [outcome]
     return [
-        _estimate(pair, "difference"),
+        estimate(pair, "difference"),
         _p_value(pair["p_adjusted"]),
         _interval(pair["plain_low"], pair["plain_high"]),
         *[_beside_paper(pair)] * beside,
@@ -230,7 +230,7 @@ def _comparison_cells(pair: Mapping[Any, Any], beside: bool) -> list[Cell]:
     ]
 
 
-def _estimate(numbers: Mapping[Any, Any], name: str, form: str = "+.2f") -> Cell:
+def estimate(numbers: Mapping[Any, Any], name: str, form: str = "+.2f") -> Cell:
     """Return a value in percent with its interval, from columns ``name``, ``low`` and ``high``."""
     low, high = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
     cell = signed(100 * numbers[name], form)

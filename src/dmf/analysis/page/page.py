@@ -12,7 +12,15 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dmf.analysis.figures import catalogue
-from dmf.analysis.page import answer, claim_rows, comparison_tables, looks, methods, origins
+from dmf.analysis.page import (
+    answer,
+    claim_rows,
+    comparison_tables,
+    looks,
+    methods,
+    origins,
+    other_sets,
+)
 from dmf.analysis.page.pictures import embedded
 from dmf.analysis.paper import audit
 from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions, settings_note
@@ -105,6 +113,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "answer": answer.answer(headlines, pooled, parameters),
         "over_sets": sets,
         "across": comparison_tables.across(pooled),
+        "other_sets": other_sets.tables(other_sets.read(parameters.grid), parameters),
         "headlines": claim_rows.headlines(judgements),
         "is_judged": is_judged,
         "checks": f"{count(len(judgements), 'check')} of "
