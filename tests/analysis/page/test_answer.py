@@ -8,13 +8,14 @@ import pytest
 
 from dmf.analysis.page.answer import answer
 from dmf.analysis.page.comparison_tables import over_sets
-from dmf.analysis.verdict.comparisons import _ACROSS_COLUMNS
+from dmf.analysis.verdict.comparisons import _ACROSS_COLUMNS, _COLUMNS
 from dmf.analysis.verdict.headline import Exclusion, Headline, Reading
 from dmf.outcomes import EVALUATIONS
 
 import synthetic
 
 NOT_POOLED = pd.DataFrame(columns=_ACROSS_COLUMNS)
+NO_PAIRS = pd.DataFrame(columns=_COLUMNS)
 STUDY = synthetic.make_study({"busi": "busi", "busc": "busc", "phantom": "phantom"})
 PARAMETERS = STUDY.report_parameters()
 
@@ -32,7 +33,7 @@ def headline(dataset: str, difference: float, paper: float | None = 0.0338) -> H
 
 
 def test_one_set_is_answered_by_its_difference() -> None:
-    found = answer([headline("busi", -0.0012)], NOT_POOLED, PARAMETERS)
+    found = answer([headline("busi", -0.0012)], NOT_POOLED, NO_PAIRS, PARAMETERS)
     assert (found.number, found.paper, found.verdict, found.epochs) == (
         *("−0.12", "+3.38", "undecided", "robust"),
     )
@@ -55,7 +56,7 @@ def test_one_set_is_answered_by_its_difference() -> None:
 def test_an_epoch_that_says_otherwise_is_named() -> None:
     one = headline("busi", 0.004)
     other = replace(one, readings={**one.readings, "best": reading(-0.02, True, True, True)})
-    found = answer([other], NOT_POOLED, PARAMETERS)
+    found = answer([other], NOT_POOLED, NO_PAIRS, PARAMETERS)
     assert found.epochs == "depends on the epoch"
     assert found.sentences[1].endswith("depends on the epoch: it is −2.00 (best validation epoch).")
 
@@ -63,11 +64,11 @@ def test_an_epoch_that_says_otherwise_is_named() -> None:
 def test_few_seeds_decide_nothing_but_may_depend_on_the_epoch() -> None:
     few = replace(reading(0.01), n=3)
     agree = replace(headline("busi", 0.01), readings=dict.fromkeys(EVALUATIONS, few))
-    assert answer([agree], NOT_POOLED, PARAMETERS).sentences[1] == (
+    assert answer([agree], NOT_POOLED, NO_PAIRS, PARAMETERS).sentences[1] == (
         "Fewer than 5 seeds decide nothing."
     )
     turned = replace(agree, readings=agree.readings | {"best": replace(few, difference=-0.01)})
-    found = answer([turned], NOT_POOLED, PARAMETERS)
+    found = answer([turned], NOT_POOLED, NO_PAIRS, PARAMETERS)
     assert found.sentences[1] == (
         "Fewer than 5 seeds decide nothing; the answer depends on the epoch: it is −1.00 "
         "(best validation epoch)."
@@ -77,19 +78,22 @@ def test_few_seeds_decide_nothing_but_may_depend_on_the_epoch() -> None:
 def test_without_an_interval_nothing_is_decided() -> None:
     single = Reading(1, 0.01, np.nan, np.nan, ())
     found = answer(
-        [replace(headline("busi", 0.0), readings={"last": single})], NOT_POOLED, PARAMETERS
+        [replace(headline("busi", 0.0), readings={"last": single})],
+        NOT_POOLED,
+        NO_PAIRS,
+        PARAMETERS,
     )
     assert found.interval == found.epochs == ""
     assert found.sentences[1] == (
         "An interval needs at least two seeds, so that nothing is decided here."
     )
-    assert answer([], NOT_POOLED, PARAMETERS).number == ""
+    assert answer([], NOT_POOLED, NO_PAIRS, PARAMETERS).number == ""
 
 
 def test_phantoms_never_stand_for_the_papers_sets() -> None:
     both = [headline("phantom", 0.05, None), headline("busi", 0.001)]
-    assert "On BUSI" in answer(both, NOT_POOLED, PARAMETERS).sentences[0]
-    alone = answer(both[:1], NOT_POOLED, PARAMETERS)
+    assert "On BUSI" in answer(both, NOT_POOLED, NO_PAIRS, PARAMETERS).sentences[0]
+    alone = answer(both[:1], NOT_POOLED, NO_PAIRS, PARAMETERS)
     assert "On synthetic phantom images" in alone.sentences[0]
     assert alone.paper == ""
 
@@ -104,15 +108,21 @@ def pooled() -> pd.DataFrame:
         "gain_low": 0.005,
         "gain_high": 0.02,
         "pooled": 0.015,
+        "pooled_low": -0.01,
+        "pooled_high": 0.04,
     }
     return pd.DataFrame([row])
 
 
 def test_several_sets_are_answered_together_and_listed(pooled: pd.DataFrame) -> None:
     sets = [headline("busi", 0.01), headline("busc", 0.02), headline("phantom", 0.09, None)]
-    found = answer(sets, pooled, PARAMETERS)
-    assert found.number == "+1.23"
+    found = answer(sets, pooled, NO_PAIRS, PARAMETERS)
+    assert found.number == "+1.50"
     assert "Over BUSI and BUSC," in found.sentences[0]
+    assert (
+        "(random effects, 95 % interval −1.00 to +4.00; interquartile mean +1.23)"
+        in found.sentences[0]
+    )
     assert "phantom" not in " ".join(found.sentences)
     table = over_sets(sets, pooled, PARAMETERS)
     assert [row.label for row in table.rows] == [
@@ -127,3 +137,36 @@ def test_several_sets_are_answered_together_and_listed(pooled: pd.DataFrame) -> 
         "+1.50",
     ]
     assert [row.cells[1].text for row in table.rows] == ["+3.38", "+3.38", "", "", ""]
+
+
+def test_sets_of_others_are_pooled_with_the_paper_s(pooled: pd.DataFrame) -> None:
+    parameters = synthetic.make_study({"busi": "busi", "udiat": "udiat"}).report_parameters()
+    sets = [headline("busi", 0.01), headline("udiat", 0.02, None)]
+    assert "Over BUSI and UDIAT," in answer(sets, pooled, NO_PAIRS, parameters).sentences[0]
+
+
+def test_the_configurations_that_win_anywhere_are_named(pooled: pd.DataFrame) -> None:
+    columns = ("dataset", "configuration", "reference", "n", "outcome")
+    pairs = pd.DataFrame(
+        [
+            ("busi", "cb_dice-variance", "fixed", 5, "inconclusive"),
+            ("busc", "none-mad", "fixed", 5, "supported"),
+            ("busc", "cb_dice-variance", "cb_dice-fixed", 5, "supported"),
+            ("phantom", "none-mad", "fixed", 5, "supported"),
+        ],
+        columns=columns,
+    )
+    sets = [headline("busi", 0.01), headline("busc", 0.02)]
+    ends = "Of 2 comparisons with fixed weights 1 is above: No auxiliary + MAD on BUSC."
+    assert answer(sets, pooled, pairs, PARAMETERS).sentences[1].endswith(ends)
+    few = pairs.assign(n=3)
+    assert "comparisons" not in answer(sets, pooled, few, PARAMETERS).sentences[1]
+
+
+def test_sets_without_random_effects_are_answered_by_the_interquartile_mean(
+    pooled: pd.DataFrame,
+) -> None:
+    sets = [headline("busi", 0.01), headline("busc", 0.02)]
+    found = answer(sets, pooled.assign(pooled=np.nan), NO_PAIRS, PARAMETERS)
+    assert found.number == "+1.23"
+    assert "(interquartile mean, 95 % bootstrap interval +0.50 to +2.00)" in found.sentences[0]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dmf.analysis.page.comparison_tables import outcome_word
 from dmf.analysis.protocol import paper_dataset
+from dmf.analysis.verdict.comparisons import pooled_datasets
 from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.statistics import LEAST_SEEDS
 from dmf.analysis.words import EVALUATION_LABELS, count, dataset_label, label, listed, number
@@ -43,12 +44,16 @@ class Answer:
 
 
 def answer(
-    headlines: Sequence[Headline], pooled: pd.DataFrame, parameters: ReportParameters
+    headlines: Sequence[Headline],
+    pooled: pd.DataFrame,
+    pairs: pd.DataFrame,
+    parameters: ReportParameters,
 ) -> Answer:
     """Return the answer: of all sets together where they may be pooled, else of the first.
 
     The paper's sets come before others. ``pooled`` is the table of
-    :func:`~dmf.analysis.verdict.comparisons.across_datasets`.
+    :func:`~dmf.analysis.verdict.comparisons.across_datasets`, ``pairs`` has that of
+    :func:`~dmf.analysis.verdict.comparisons.compare` for every set.
     """
     if not headlines:
         sentences = [
@@ -60,7 +65,7 @@ def answer(
     first = next((h for h in headlines if h.paper is not None), headlines[0])
     together = pooled[pooled["configuration"] == first.candidate]
     if len(together) and not pd.isna(together["gain"].iloc[0]):
-        return _of_all(headlines, together.iloc[0].to_dict(), parameters)
+        return _of_all(headlines, together.iloc[0].to_dict(), pairs, parameters)
     return _of_one(first, parameters)
 
 
@@ -103,18 +108,25 @@ def _of_one(headline: Headline, parameters: ReportParameters) -> Answer:
 
 
 def _of_all(
-    headlines: Sequence[Headline], pooled: Mapping[Any, Any], parameters: ReportParameters
+    headlines: Sequence[Headline],
+    pooled: Mapping[Any, Any],
+    pairs: pd.DataFrame,
+    parameters: ReportParameters,
 ) -> Answer:
-    mine = [h for h in headlines if h.candidate == pooled["configuration"]]
-    if any(h.paper is not None for h in mine):
-        mine = [h for h in mine if h.paper is not None]
+    """Answer by the random effects of the sets; by the interquartile mean where there are none."""
+    sets = pooled_datasets(parameters)
+    mine = [h for h in headlines if h.candidate == pooled["configuration"] and h.dataset in sets]
     names = listed([dataset_label(headline.dataset) for headline in mine])
-    ends = (pooled["gain_low"], pooled["gain_high"])
-    interval = _interval(*ends, parameters).replace("interval", "bootstrap interval")
+    has_effects = not pd.isna(pooled["pooled"])
+    column, how = ("pooled", "random effects") if has_effects else ("gain", "interquartile mean")
+    ends = (pooled[f"{column}_low"], pooled[f"{column}_high"])
+    interval = _interval(*ends, parameters)
+    if not has_effects:
+        interval = interval.replace("interval", "bootstrap interval")
+    beside = f"; interquartile mean {points(pooled['gain'])}" if has_effects else ""
     first = (
-        f"Over {names}, {_who(mine[0])} changes Dice by {points(pooled['gain'])} points against "
-        f"{label(mine[0].reference).lower()} (interquartile mean of the paired differences, "
-        f"{interval})."
+        f"Over {names}, {_who(mine[0])} changes Dice by {points(pooled[column])} points against "
+        f"{label(mine[0].reference).lower()} ({', '.join(filter(None, (how, interval)))}{beside})."
     )
     each = [
         f"{points(h.primary.difference)} on {dataset_label(h.dataset)}"
@@ -124,15 +136,34 @@ def _of_all(
     robust = sum(headline.robust is True for headline in mine)
     second = f"By set it is {listed(each)}; the answer is {ROBUST} on {robust} of {len(mine)}."
     return Answer(
-        points(pooled["gain"]),
+        points(pooled[column]),
         f"points of test Dice, {label(mine[0].candidate)} minus "
-        f"{label(mine[0].reference).lower()}, interquartile mean over {count(len(mine), 'set')}",
+        f"{label(mine[0].reference).lower()}, {how} over {count(len(mine), 'set')}",
         interval,
         "",
-        [first, second],
+        [first, " ".join(filter(None, (second, _who_wins(pairs, sets))))],
         "",
         "",
-        _scale(pooled["gain"], ends, None, parameters.report.margin),
+        _scale(pooled[column], ends, None, parameters.report.margin),
+    )
+
+
+def _who_wins(pairs: pd.DataFrame, sets: Sequence[str]) -> str:
+    """Say how many configurations are shown to lie above fixed weights on any of ``sets``."""
+    against = pairs[
+        (pairs["reference"] == "fixed") & pairs["dataset"].isin(sets) & (pairs["n"] > 0)
+    ]
+    if against.empty or (against["n"] < LEAST_SEEDS).all():
+        return ""
+    above = against[against["outcome"] == "supported"]
+    named = [
+        f"{label(pair['configuration'])} on {dataset_label(pair['dataset'])}"
+        for pair in above.to_dict("records")
+    ]
+    compared = count(len(against), "comparison")
+    return (
+        f"Of {compared} with fixed weights {len(above)} {'is' if len(above) == 1 else 'are'} above"
+        + (f": {listed(named)}." if named else ".")
     )
 
 

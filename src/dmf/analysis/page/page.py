@@ -110,7 +110,7 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
         "banners": _banners(parameters),
         "sections": _sections(datasets),
         "parts": _TITLES,
-        "answer": answer.answer(headlines, pooled, parameters),
+        "answer": answer.answer(headlines, pooled, pd.concat(pairs.values()), parameters),
         "over_sets": sets,
         "across": comparison_tables.across(pooled),
         "other_sets": other_sets.tables(other_sets.read(parameters.grid), parameters),

@@ -276,6 +276,12 @@ def excludes(comparison: Comparison, value: float) -> bool:
     return bool(value < comparison.low or value > comparison.high)
 
 
+def pooled_datasets(parameters: ReportParameters) -> list[str]:
+    """Return the study's published sets; its phantom and own ones if it has no others."""
+    datasets = parameters.grid.datasets
+    return [name for name in datasets if parameters.kinds[name] not in _NOT_PUBLIC] or datasets
+
+
 def across_datasets(
     results: pd.DataFrame, parameters: ReportParameters, metric: str = "dice"
 ) -> pd.DataFrame:
@@ -288,9 +294,7 @@ def across_datasets(
     never pooled with phantom or own images. Configurations that lack a data set are left out; with
     fewer than two data sets the table is empty.
     """
-    report, datasets = parameters.report, parameters.grid.datasets
-    if public := [name for name in datasets if parameters.kinds[name] not in _NOT_PUBLIC]:
-        datasets = public
+    report, datasets = parameters.report, pooled_datasets(parameters)
     if len(datasets) < 2:
         return pd.DataFrame(columns=_ACROSS_COLUMNS)
     tables = [Seeds(results, pd.DataFrame(), parameters, name).runs(metric) for name in datasets]
