@@ -112,11 +112,16 @@ def test_conda_environment_installs_the_project_with_the_same_pins() -> None:
     assert nested == {"pip": ["--constraint constraints.txt", "--editable .[study,cluster]"]}
 
 
-@pytest.mark.parametrize("step", [name for name in STEP_FILES if name != "card"])
+IN_THE_LAST_STAGE = ("evaluate", "card", "report")
+
+
+@pytest.mark.parametrize(
+    "step", [*(name for name in STEP_FILES if name not in IN_THE_LAST_STAGE), "figures"]
+)
 def test_dvc_depends_on_the_files_snakemake_hashes(step: str) -> None:
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    stage = stages["figures" if step == "report" else step]
-    steps = ("report", "card") if step == "report" else (step,)
+    stage = stages[step]
+    steps = IN_THE_LAST_STAGE if step == "figures" else (step,)
     listed: set[Path] = set()
     for dependency in stage["deps"]:
         if dependency.startswith("src/dmf/"):
