@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlflow_server import free_port
+from project import BIN
 
 PACKAGES = "slurmctld slurmd slurm-client munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue")
@@ -98,7 +99,7 @@ class Slurm:
         """Return what a process needs to submit to this SLURM."""
         return {
             "SLURM_CONF": str(self.configuration),
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}:{SBIN}",
+            "PATH": f"{self.folder / 'bin'}:{BIN}:{os.environ['PATH']}:{SBIN}",
         }
 
     def start(self) -> None:
