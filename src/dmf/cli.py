@@ -390,7 +390,7 @@ def evaluate(
     grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
     if model is None:
         files = evaluation.trained_elsewhere(grid, dataset)
-    found = list(evaluation.evaluate(files, dataset))
+    found = list(evaluation.evaluate(files, dataset, every_image=model is not None))
     if model is None:
         evaluation.write_table(dataset, found)
     for line in evaluation.describe(found):

@@ -59,13 +59,16 @@ class Evaluation:
     scores: dict[str, float]
 
 
-def evaluate(models: Sequence[Path], dataset: str) -> Iterator[Evaluation]:
+def evaluate(
+    models: Sequence[Path], dataset: str, *, every_image: bool = True
+) -> Iterator[Evaluation]:
     """Score every model on all images of `data/raw/<dataset>`, prepared as the model's were.
 
-    A model is a run folder, whose last and best weights are scored, or a model file. Each run's
-    scores are written to `reports/evaluations/<dataset>/<run>/`: `scores.csv`, and `images.csv`
-    with every image by itself. Networks are evaluated in fp32 on the CPU, metrics are those of the
-    training, `batch_*` over batches of the training's size in the order of the manifest.
+    A model is a run folder, whose last and best weights are scored, or a model file. With
+    ``every_image``, each run's scores are written to `reports/evaluations/<dataset>/<run>/`:
+    `scores.csv`, and `images.csv` with every image by itself. Networks are evaluated in fp32 on the
+    CPU, metrics are those of the training, `batch_*` over batches of the training's size in the
+    order of the manifest.
 
     Raises DmfError if the set was not downloaded, a run is unfinished or damaged, has other classes
     than the set, or was trained on this set.
@@ -81,7 +84,8 @@ def evaluate(models: Sequence[Path], dataset: str) -> Iterator[Evaluation]:
                 prepared = {key: _prepare(dataset, preprocessing)}  # one at a time in memory
             done.append(_score(run, weights, model, prepared[key], batch_size))
             yield done[-1]
-        _write(layout.EVALUATIONS / dataset / run, done, prepared[key])
+        if every_image:
+            _write(layout.EVALUATIONS / dataset / run, done, prepared[key])
 
 
 def write_table(dataset: str, evaluations: Sequence[Evaluation]) -> None:
