@@ -60,7 +60,7 @@ def test_every_run_is_scored_on_the_set_it_was_not_trained_on(project: Project) 
     assert scores["dice"].between(0, 1).all()
     page = (project.folder / "reports/report.md").read_text()
     dice = scores.set_index(["run", "weights"]).loc[(named[1], "last"), "dice"]
-    assert f"| phantom | other | CB-Dice + Variance | {100 * dice:.2f}" in page
+    assert f"| phantom | other | CB-Dice + Variance | {100 * dice:.2f} |" in page
 
 
 def test_a_second_time_there_is_nothing_to_do(project: Project) -> None:

@@ -159,6 +159,9 @@ def test_the_configurations_that_win_anywhere_are_named(pooled: pd.DataFrame) ->
     sets = [headline("busi", 0.01), headline("busc", 0.02)]
     ends = "Of 2 comparisons with fixed weights 1 is above: No auxiliary + MAD on BUSC."
     assert answer(sets, pooled, pairs, PARAMETERS).sentences[1].endswith(ends)
+    none = pairs.assign(outcome="inconclusive")
+    ends = "Of 2 comparisons with fixed weights none is above."
+    assert answer(sets, pooled, none, PARAMETERS).sentences[1].endswith(ends)
     few = pairs.assign(n=3)
     assert "comparisons" not in answer(sets, pooled, few, PARAMETERS).sentences[1]
 

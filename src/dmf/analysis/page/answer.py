@@ -160,11 +160,10 @@ def _who_wins(pairs: pd.DataFrame, sets: Sequence[str]) -> str:
         f"{label(pair['configuration'])} on {dataset_label(pair['dataset'])}"
         for pair in above.to_dict("records")
     ]
-    compared = count(len(against), "comparison")
-    return (
-        f"Of {compared} with fixed weights {len(above)} {'is' if len(above) == 1 else 'are'} above"
-        + (f": {listed(named)}." if named else ".")
-    )
+    compared = f"Of {count(len(against), 'comparison')} with fixed weights"
+    if not named:
+        return f"{compared} none is above."
+    return f"{compared} {len(above)} {'are' if named[1:] else 'is'} above: {listed(named)}."
 
 
 def _who(headline: Headline) -> str:

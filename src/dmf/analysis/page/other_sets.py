@@ -16,7 +16,7 @@ from dmf.study import Grid, ReportParameters
 SHOWN = {
     "dice": "Dice",
     "foreground_dice": "Foreground Dice",
-    "image_foreground_dice": "Foreground Dice, mean over images",
+    "image_foreground_dice": "Foreground Dice per image",
 }
 
 
@@ -52,14 +52,27 @@ def tables(scores: pd.DataFrame, parameters: ReportParameters) -> list[Table]:
         f"by seed, with its {confidence} % interval: it answers for these images and redrawn "
         "training images, not for other sets."
     )
-    short = scores[scores["configuration"].isin(["fixed", RECOMMENDED])]
-    return [
-        _shown("On other sets", short, caption, parameters),
-        _shown("On other sets, every configuration", scores, caption, parameters),
-    ]
+    return [_recommended(scores, caption, parameters), _every(scores, caption, parameters)]
 
 
-def _shown(title: str, scores: pd.DataFrame, caption: str, parameters: ReportParameters) -> Table:
+def _recommended(scores: pd.DataFrame, caption: str, parameters: ReportParameters) -> Table:
+    """Return a row for each pair of sets: the Dice of both configurations, and the gain."""
+    rows = []
+    for (trained, scored), pair in scores.groupby(["trained", "scored"], sort=False):
+        by_seed = pair.pivot(index="seed", columns="configuration", values="dice")
+        names = (dataset_label(str(trained)), dataset_label(str(scored)))
+        cells = [
+            _mean(100 * by_seed[name].dropna()) if name in by_seed else Cell()
+            for name in ("fixed", RECOMMENDED)
+        ]
+        gain = _gain(by_seed, RECOMMENDED, parameters.report.confidence)
+        rows.append(Row(" → ".join(names), names, [*cells, gain, whole(len(by_seed))]))
+    columns = [label("fixed"), label(RECOMMENDED), "Gain", "n"]
+    return Table("On other sets", f"Dice. {caption}", ("Trained on", "Scored on"), columns, rows)
+
+
+def _every(scores: pd.DataFrame, caption: str, parameters: ReportParameters) -> Table:
+    """Return a row for each pair of sets and configuration."""
     rows = []
     for (trained, scored), pair in scores.groupby(["trained", "scored"], sort=False):
         by_seed = pair.pivot(index="seed", columns="configuration", values="dice")
@@ -71,7 +84,8 @@ def _shown(title: str, scores: pd.DataFrame, caption: str, parameters: ReportPar
             title_of_row = f"{names[0]} → {names[1]}: {names[2]}"
             rows.append(Row(title_of_row, names, [*cells, gain, whole(len(mine))]))
     heads = ("Trained on", "Scored on", "Configuration")
-    return Table(title, caption, heads, [*SHOWN.values(), "Gain over fixed", "n"], rows)
+    columns = [*SHOWN.values(), "Gain over fixed", "n"]
+    return Table("On other sets, every configuration", caption, heads, columns, rows)
 
 
 def _mean(percent: "pd.Series[float]") -> Cell:
@@ -81,7 +95,7 @@ def _mean(percent: "pd.Series[float]") -> Cell:
 
 def _gain(by_seed: pd.DataFrame, name: str, confidence: float) -> Cell:
     """Return the difference in Dice to fixed weights, empty where there is none."""
-    if name == "fixed" or "fixed" not in by_seed:
+    if name == "fixed" or not {name, "fixed"} <= set(by_seed):
         return Cell()
     differences = (by_seed[name] - by_seed["fixed"]).dropna()
     if differences.empty:
