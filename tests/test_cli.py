@@ -109,7 +109,9 @@ def test_evaluate_prints_a_table_and_writes_csvs(trained: Study) -> None:
 
 def test_evaluate_without_a_model_scores_every_run_of_the_study(trained: Study) -> None:
     shutil.copytree("data/raw/phantom", "data/raw/other")
-    assert dmf("evaluate", "--dataset", "other").returncode == 0
+    done = dmf("evaluate", "--dataset", "other")
+    assert done.returncode == 0, done.stderr
+    assert str(Path("reports/evaluations/other.csv").resolve()) in done.stdout
     rows = Path("reports/evaluations/other.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [
         ["phantom/fixed/seed-00", "last"],

@@ -78,16 +78,18 @@ def write_scores(**dice: float) -> None:
 
 def test_scores_on_other_sets_are_kept_with_the_runs_they_are_of(here: Path) -> None:
     """In pieces too: those of here go first, those of a run that is no longer the study's go."""
+    grid = tiny_seeds(3).grid.model_copy(update={"evaluate_on": ["other"]})
+    study = tiny_seeds(3).model_copy(update={"grid": grid})
     for seed in (0, 1):
         write_run(tiny_seeds(3), seed)
     write_scores(seed_00=0.5, seed_01=0.6, seed_09=0.1)
-    publication.publish(tiny_seeds(3), Path("out"), quiet)
+    publication.publish(study, Path("out"), quiet)
     shutil.rmtree("models")  # on another machine, where seed 0 is repeated
     shutil.rmtree("reports")
     for seed in (0, 2):
         write_run(tiny_seeds(3), seed)
     write_scores(seed_00=0.7, seed_02=0.8)
-    publication.publish(tiny_seeds(3), Path("out"), quiet)
+    publication.publish(study, Path("out"), quiet)
     text = kept(Path("out"))["reports/evaluations/other.csv"].decode()
     assert text.split() == [
         "run,weights,dice",

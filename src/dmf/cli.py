@@ -395,7 +395,8 @@ def evaluate(
         evaluation.write_table(dataset, found)
     for line in evaluation.describe(found):
         typer.echo(line)
-    typer.echo(f"in percent; all metrics: {(layout.EVALUATIONS / dataset).resolve()}")
+    written = layout.evaluations(dataset) if model is None else layout.EVALUATIONS / dataset
+    typer.echo(f"in percent; all metrics: {written.resolve()}")
 
 
 @app.command()

@@ -79,7 +79,7 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
             files |= _files_of_a_run(run, before)
         unchanged = {str(run.cell) for run in named if _fits(run, before)}
         everyone = {str(run.cell) for run in [*here, *kept]}
-        files |= _scores_on_other_sets(everyone, unchanged, before, Path(merged))
+        files |= _scores_on_other_sets(study, everyone, unchanged, before, Path(merged))
         _write(study, files, target)
     for line in lost:
         log(f"{target}: gone: {line}")
@@ -175,20 +175,18 @@ def _files_of_a_run(run: Run, root: Path) -> dict[str, Path]:
 
 
 def _scores_on_other_sets(
-    named: set[str], unchanged: set[str], before: Path, merged: Path
+    study: Study, named: set[str], unchanged: set[str], before: Path, merged: Path
 ) -> dict[str, Path]:
     """Write the tables of `dmf evaluate` with the rows of the runs ``named`` to ``merged``.
 
     Rows of ``unchanged`` runs that are only in ``before`` are kept.
     """
-    names = {path.name for root in (Path(), before) for path in _evaluations(root)}
     files = {}
-    for name in sorted(names):
+    for path in map(layout.evaluations, study.grid.evaluate_on):
         rows: dict[tuple[str, str], dict[str, str]] = {}
         for root, wanted in ((before, unchanged), (Path(), named)):
-            path = root / layout.EVALUATIONS / name
-            if path.exists():
-                table = csv.DictReader(io.StringIO(read_text(path, _REMEDY)))
+            if (root / path).exists():
+                table = csv.DictReader(io.StringIO(read_text(root / path, _REMEDY)))
                 found = {(str(row.get("run")), str(row.get("weights"))): row for row in table}
                 rows |= {key: row for key, row in found.items() if key[0] in wanted}
         if rows:
@@ -196,13 +194,9 @@ def _scores_on_other_sets(
             writer = csv.DictWriter(text, list(next(iter(rows.values()))), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[key] for key in sorted(rows))
-            write_text(merged / name, text.getvalue())
-            files[(layout.EVALUATIONS / name).as_posix()] = merged / name
+            write_text(merged / path.name, text.getvalue())
+            files[path.as_posix()] = merged / path.name
     return files
-
-
-def _evaluations(root: Path) -> list[Path]:
-    return sorted((root / layout.EVALUATIONS).glob("*.csv"))
 
 
 def _files_of_sets(study: Study) -> dict[str, Path]:

@@ -130,6 +130,8 @@ class ReportParameters(Settings):
     preset: Literal["paper", "released"]
     split: Split
     epochs: int
+    steps: int | None = None
+    """Where given, the length of a training in place of the epochs."""
     image_size: int
     filters: list[int]
     auxiliary: Auxiliary
@@ -274,6 +276,7 @@ class Study(Settings):
             preset=self.preset,
             split=self.split,
             epochs=self.training.epochs,
+            steps=self.training.steps,
             image_size=self.data.image_size,
             filters=self.model.filters,
             auxiliary=self.auxiliary,

@@ -1,6 +1,12 @@
 """What sets a study apart from the paper's is said."""
 
-from dmf.analysis.protocol import departures, paper_dataset, reductions
+from dmf.analysis.protocol import (
+    departures,
+    paper_dataset,
+    reductions,
+    settings_note,
+    training_length,
+)
 
 from synthetic import make_study
 
@@ -39,3 +45,10 @@ def test_only_the_papers_kinds_are_the_papers_data() -> None:
         "busi",
         None,
     ]
+
+
+def test_a_training_counted_in_steps_is_not_said_to_have_epochs() -> None:
+    counted = make_study().report_parameters().model_copy(update={"steps": 900})
+    assert training_length(counted) == "900 steps"
+    assert "900 steps" in settings_note(counted)
+    assert "epoch" not in settings_note(counted) + " ".join(reductions(counted))

@@ -1,5 +1,7 @@
 """How a study differs from the paper's: in its images, in its size, in anything else."""
 
+from typing import Any
+
 from dmf.analysis.words import count, listed
 from dmf.layout import cells
 from dmf.study import PAPER, PAPER_DATASETS, ReportParameters
@@ -15,11 +17,20 @@ def paper_dataset(parameters: ReportParameters, dataset: str) -> str | None:
     return kind if kind in PAPER_DATASETS else None
 
 
+def training_length(parameters: ReportParameters) -> str:
+    """Return how long a training is, in steps where the study counts them, else in epochs."""
+    if parameters.steps is not None:
+        return count(parameters.steps, "step")
+    return count(parameters.epochs, "epoch")
+
+
 def reductions(parameters: ReportParameters) -> list[str]:
     """Say in which sizes the study is smaller than the paper's; empty for the full study."""
     seeds = min(parameters.grid.seeds, PAPER["seeds"])  # more seeds are no reduction
-    sizes = [
-        (parameters.epochs, PAPER["epochs"], count(parameters.epochs, "epoch")),
+    sizes: list[tuple[Any, Any, str]] = []
+    if parameters.steps is None:  # a given number of steps is another length on every set
+        sizes = [(parameters.epochs, PAPER["epochs"], training_length(parameters))]
+    sizes += [
         (parameters.image_size, PAPER["image_size"], f"{parameters.image_size}-pixel images"),
         (parameters.filters, PAPER["filters"], f"U-Net filters {parameters.filters}"),
         (seeds, PAPER["seeds"], count(seeds, "seed")),
@@ -77,13 +88,17 @@ def settings_note(parameters: ReportParameters) -> str:
     hard = "losses.kind = hard"
     is_hard = parameters.preset == "released" or hard in parameters.changed
     batches, split = parameters.auxiliary.step_batches, parameters.split
-    named = {hard, f"auxiliary.step_batches = {batches}"}
+    named = {
+        hard,
+        f"auxiliary.step_batches = {batches}",
+        f"training.steps = {parameters.steps}",
+    }
     parts = [
         f"preset {parameters.preset}",
         "hard losses" if is_hard else "soft losses",
         "γ falls every " + ("batch" if batches == 1 else f"{batches} batches"),
         f"{split.kind} split" + ("" if split.per_seed else " for all seeds"),
-        count(parameters.epochs, "epoch"),
+        training_length(parameters),
         f"{parameters.image_size} px",
         f"filters {parameters.filters[0]} to {parameters.filters[-1]}",
         count(parameters.grid.seeds, "seed"),

@@ -194,6 +194,9 @@ def placeholder(material: Material, title: str, reason: str) -> Drawing:
 def over_epochs(axes: Axes, material: Material) -> None:
     """Let the x axis run from the first to the last epoch, in whole numbers."""
     epochs = material.parameters.epochs
+    if material.parameters.steps is not None:  # which are more or fewer epochs, by the set
+        mine = material.epochs[material.epochs["dataset"] == material.dataset]
+        epochs = int(mine["epoch"].max())
     axes.set_xlim(min(1, epochs - 1), epochs)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 

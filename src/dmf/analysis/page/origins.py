@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from dmf.analysis.protocol import training_length
 from dmf.analysis.words import count, dataset_label, label
 from dmf.layout import Cell, arrays, cells, description
 from dmf.records import ArraysDescription, Description, Outcome, Record, RunRecord
@@ -36,7 +37,7 @@ def runs(results: pd.DataFrame, parameters: ReportParameters) -> dict[str, Any]:
         "missing": counted["missing"],
         "shape": " \N{MULTIPLICATION SIGN} ".join(parts)
         + ", "
-        + count(parameters.epochs, "epoch")
+        + training_length(parameters)
         + " each",
         "absent": absent,
     }

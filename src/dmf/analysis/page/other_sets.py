@@ -21,14 +21,16 @@ SHOWN = {
 
 
 def read(grid: Grid) -> pd.DataFrame:
-    """Return the scores of `reports/evaluations/*.csv`, a row for each run of ``grid`` on a set.
+    """Return the scores on the sets of ``grid.evaluate_on``, a row for each of its runs on a set.
 
     Columns: trained, scored, configuration, seed, and the metrics in [0, 1]; of the last weights.
     Raises DmfError naming a file that is no such table.
     """
     runs = {str(cell): cell for cell in layout.cells(grid)}
     rows = []
-    for path in sorted(layout.EVALUATIONS.glob("*.csv")):
+    for path in map(layout.evaluations, grid.evaluate_on):
+        if not path.exists():
+            continue
         for row in _table(path).to_dict("records"):
             cell = runs.get(str(row["run"]))
             if cell is not None and row["weights"] == "last":
