@@ -107,6 +107,10 @@ REFUSED = {
         ["datasets.busi.arhive", "Did you mean 'archive'?"],
     ),
     "unknown placeholder": ("report: {extra_studies: 'a/{b}'}", ["report.extra_studies", "a/{b}"]),
+    "nothing to score": (
+        "study: {datasets: [busi], evaluate_on: [busi]}",
+        ["study.evaluate_on", "'busi'", "Name another set"],
+    ),
     "empty grid": ("study: {datasets: []}", ["study.datasets", "at least 1 item"]),
 }
 

@@ -389,7 +389,9 @@ def evaluate(
     files = [model_at(path, params, overlay).resolve() for path in model or ()]
     grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
     if model is None:
-        files = evaluation.trained_elsewhere(grid, dataset)
+        files, diverged = evaluation.trained_elsewhere(grid, dataset)
+        for folder in diverged:
+            typer.echo(f"{folder} is left out: its training diverged", err=True)
     found = list(evaluation.evaluate(files, dataset, every_image=model is not None))
     if model is None:
         evaluation.write_table(dataset, found)

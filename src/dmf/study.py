@@ -165,6 +165,12 @@ class Study(Settings):
                         f"study.{key} names {name!r}, which `datasets` does not describe. "
                         f"Described: {', '.join(self.datasets)}"
                     )
+        for name in self.grid.evaluate_on:
+            if self.grid.datasets == [name]:
+                raise ValueError(
+                    f"study.evaluate_on names {name!r}, the only set that is trained on; no run is "
+                    "left to be scored on it. Name another set, or train on a second."
+                )
         for name, source in self.datasets.items():
             if isinstance(source, ArchiveSource) and source.kind not in entries():
                 raise ValueError(

@@ -12,9 +12,10 @@ from dmf.data.raw import RawWriter
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file, write_json
 from dmf.study import FilterParameters, Study
-from dmf.training.evaluate import describe, evaluate
+from dmf.training.evaluate import describe, evaluate, trained_elsewhere
 from dmf.training.inference import predict
 
+import synthetic
 from conftest import tiny
 from model_files import DESCRIPTION, weights, write_model
 from run_folders import contents
@@ -151,3 +152,17 @@ def test_a_damaged_record_is_refused(name: str, value: object) -> None:
     record = read_json(RUN / "run.json")
     write_json(RUN / "run.json", record | {name: value})
     refused("run.json is damaged")
+
+
+def test_runs_without_a_model_to_score_are_told_apart() -> None:
+    made = synthetic.make_study(
+        {"busi": "busi", "other": "folder"}, configurations=["fixed", "none-variance"], seeds=2
+    )
+    lost = [("busi", "none-variance", 1)]
+    synthetic.write_study(Path(), made, missing=[("busi", "fixed", 0)], diverged=lost)
+    complete, diverged = trained_elsewhere(made.grid, "other")
+    runs = [Path("models/busi", run) for run in ("fixed/seed-01", "none-variance/seed-00")]
+    assert complete == runs
+    assert diverged == [Path("models/busi/none-variance/seed-01")]
+    with pytest.raises(DmfError, match="no finished run"):
+        trained_elsewhere(made.grid.model_copy(update={"datasets": ["other"]}), "other")

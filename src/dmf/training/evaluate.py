@@ -97,23 +97,23 @@ def write_table(dataset: str, evaluations: Sequence[Evaluation]) -> None:
     _write_csv(layout.evaluations(dataset), rows)
 
 
-def trained_elsewhere(grid: Grid, dataset: str) -> list[Path]:
+def trained_elsewhere(grid: Grid, dataset: str) -> tuple[list[Path], list[Path]]:
     """Return the folders of the study's finished runs that were trained on another set.
 
-    Raises DmfError if there is none. Runs that diverged are left out.
+    First those with models to score, then those that diverged. Raises DmfError if there is no
+    model to score.
     """
-    finished = [
-        cell.folder
+    status = {
+        cell.folder: Outcome.read(cell.metrics)["status"]
         for cell in layout.cells(grid)
-        if cell.dataset != dataset
-        and cell.metrics.exists()
-        and Outcome.read(cell.metrics)["status"] == "complete"
-    ]
-    if not finished:
+        if cell.dataset != dataset and cell.metrics.exists()
+    }
+    complete = [folder for folder, found in status.items() if found == "complete"]
+    if not complete:
         raise DmfError(
             f"{Path.cwd()} holds no finished run that was trained on another set than {dataset}."
         )
-    return finished
+    return complete, [folder for folder in status if folder not in complete]
 
 
 def describe(evaluations: Sequence[Evaluation]) -> Iterator[str]:

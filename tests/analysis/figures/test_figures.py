@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from scipy import stats
 
 from dmf.analysis import results
@@ -395,3 +396,20 @@ def test_heads_say_which_study_it_is() -> None:
         *("γ falls every batch", "grouped split", "2 seeds", "data.filter.apply = False"),
     ):
         assert said in words.replace("\n", " ")
+
+
+@pytest.mark.parametrize("inches", [2.6, 3.4, style.WIDTH])
+def test_heads_stay_inside_their_figure(inches: float) -> None:
+    made = synthetic.make_study({"udiat": "udiat"}, configurations=["fixed"], seeds=2)
+    parameters = made.report_parameters()
+    empty = pd.DataFrame(columns=results.COLUMNS)
+    figure = Figure(figsize=(inches, 3), layout="constrained")
+    figure.subplots()
+    style.head(figure, style.Material(empty, empty, parameters, "udiat"))
+    FigureCanvasAgg(figure).draw()
+    lines = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    heads = [line for line in lines if line.axes is None]
+    assert any("not one of the paper" in " ".join(line.get_text().split()) for line in heads)
+    for line in heads:
+        extent = line.get_window_extent()
+        assert 0 <= extent.x0 and extent.x1 <= figure.bbox.x1, line.get_text()

@@ -157,10 +157,11 @@ def head(figure: Figure, material: Material) -> None:
     note = data_note(parameters, material.dataset).rstrip(".")
     if note.startswith("Reduced study"):  # in what, the next line says
         note = "Reduced study"
-    settings = textwrap.wrap(settings_note(parameters), int(18 * figure.get_figwidth()))
+    width = figure.get_figwidth()
+    settings = textwrap.wrap(settings_note(parameters), int(18 * width))
+    study = f"{material.label} · study {parameters.grid.name}"
     title = figure.suptitle(
-        f"{material.label} · study {parameters.grid.name}"
-        + (f" \N{EM DASH} {note}" if note else "")
+        textwrap.fill(f"{study} \N{EM DASH} {note}" if note else study, int(14 * width))
         + "\n" * len(settings),  # the room that the settings take
         x=0.01,
         ha="left",
