@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dmf.analysis.page.answer import answer
-from dmf.analysis.page.comparison_tables import over_sets
+from dmf.analysis.page.comparison_tables import evaluations, over_sets
 from dmf.analysis.verdict.comparisons import _ACROSS_COLUMNS, _COLUMNS
 from dmf.analysis.verdict.headline import Exclusion, Headline, Reading
 from dmf.outcomes import EVALUATIONS
@@ -173,3 +173,21 @@ def test_sets_without_random_effects_are_answered_by_the_interquartile_mean(
     found = answer(sets, pooled.assign(pooled=np.nan), NO_PAIRS, PARAMETERS)
     assert found.number == "+1.23"
     assert "(interquartile mean, 95 % bootstrap interval +0.50 to +2.00)" in found.sentences[0]
+
+
+def test_every_evaluation_has_its_interval_and_what_that_excludes() -> None:
+    one = replace(
+        headline("busi", -0.0011),
+        readings={
+            "last": reading(0.0155, False, False, False),
+            "settled": reading(-0.0011, False, False, True),
+            "recalibrated": replace(reading(0.0043), n=3),
+        },
+    )
+    rows = {row.label: row.cells for row in evaluations(one, PARAMETERS).rows}
+    texts = {name: [f"{c.text} {c.spread}".strip() for c in cells] for name, cells in rows.items()}
+    assert texts == {
+        "last epoch": ["+1.55 [+0.55, +2.55]", "nothing", "5"],
+        "median of the last fifth": ["−0.11 [−1.11, +0.89]", "the paper's gain", "5"],
+        "recalibrated batch norm": ["+0.43 [−0.57, +1.43]", "", "3"],
+    }

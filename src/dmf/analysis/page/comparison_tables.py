@@ -15,7 +15,15 @@ from dmf.analysis.verdict.comparisons import FAMILIES
 from dmf.analysis.verdict.headline import Headline
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
 from dmf.analysis.verdict.statistics import LEAST_SEEDS
-from dmf.analysis.words import count, dataset_label, label, number, p_value
+from dmf.analysis.words import (
+    EVALUATION_LABELS,
+    count,
+    dataset_label,
+    label,
+    listed,
+    number,
+    p_value,
+)
 from dmf.configurations import paper_configurations
 from dmf.layout import RESULTS
 from dmf.study import ReportParameters
@@ -104,6 +112,26 @@ def over_sets(
     )
     columns = ["Difference", "The paper", "Outcome", "Epochs", "Runs"]
     return Table("Over all sets", caption, ("Set",), columns, rows)
+
+
+def evaluations(headline: Headline, parameters: ReportParameters) -> Table:
+    """Return the difference that answers the study at every evaluation that the runs have."""
+    rows = []
+    for evaluation, reading in headline.readings.items():
+        name = EVALUATION_LABELS[evaluation]
+        pair = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
+        excluded = [part.what for part in reading.exclusions if part.excluded]
+        told = listed(excluded or ["nothing"]) if reading.exclusions else ""
+        rows.append(Row(name, (name,), [estimate(pair, "gain"), Cell(told), whole(reading.n)]))
+    title = f"{label(headline.candidate)} minus {label(headline.reference).lower()}"
+    caption = (
+        f"{title} in test Dice at every evaluation of the same runs: points, paired by seed, with "
+        f"the {100 * parameters.report.confidence:g} % interval for other images of the kind. "
+        f"Excludes: what the interval rules out, from {count(LEAST_SEEDS, 'seed')} on. The first "
+        "is the planned outcome, the others are its planned sensitivity."
+    )
+    columns = ["Difference", "Excludes", "Seeds"]
+    return Table(f"{title}, every evaluation", caption, ("Evaluation",), columns, rows)
 
 
 def _ordered(configurations: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
 from dmf.analysis.verdict.comparisons import across_datasets, compare
 from dmf.analysis.verdict.evidence import Outcome
-from dmf.analysis.verdict.headline import headline
+from dmf.analysis.verdict.headline import Headline, headline
 from dmf.analysis.verdict.judgements import Judgement, judge
 from dmf.analysis.words import count, dataset_label, listed
 from dmf.files import write_text
@@ -95,8 +95,10 @@ def _content(results: pd.DataFrame, parameters: ReportParameters, folder: Path) 
     main = [file for entry, file in files.items() if entry.kind == "seeds"]
     pictures = {file.stem: it for file, it in embedded(list(files.values()), main).items()}
     datasets = [
-        _dataset(results, parameters, name, pairs[name], [e for e in drawn if e.dataset == name])
-        for name in names
+        _dataset(
+            results, parameters, name, pairs[name], its, [e for e in drawn if e.dataset == name]
+        )
+        for name, its in zip(names, found, strict=True)
     ]
     for dataset in datasets:
         for entries in dataset["figures"].values():
@@ -198,6 +200,7 @@ def _dataset(
     parameters: ReportParameters,
     dataset: str,
     pairs: pd.DataFrame,
+    its: Headline | None,
     entries: list[catalogue.FigureEntry],
 ) -> dict[str, Any]:
     """Return tables and figures of one dataset, by the part of its story they belong to."""
@@ -211,6 +214,9 @@ def _dataset(
         ]
         for part, kinds in _PARTS.items()
     }
+    differences = comparison_tables.comparison_tables(results, parameters, dataset, pairs)
+    if its is not None:
+        differences.insert(0, comparison_tables.evaluations(its, parameters))
     return {
         "name": dataset,
         "label": dataset_label(dataset),
@@ -219,7 +225,7 @@ def _dataset(
         "main": comparison_tables.main_table(results, parameters, dataset, pairs),
         "tables": {
             "scores": score_tables(results, parameters, dataset),
-            "differences": comparison_tables.comparison_tables(results, parameters, dataset, pairs),
+            "differences": differences,
             "training": [],
         },
         "figures": figures,
