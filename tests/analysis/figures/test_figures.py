@@ -412,4 +412,5 @@ def test_heads_stay_inside_their_figure(inches: float) -> None:
     assert any("not one of the paper" in " ".join(line.get_text().split()) for line in heads)
     for line in heads:
         extent = line.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1, line.get_text()
+        assert extent.x0 >= 0, line.get_text()
+        assert extent.x1 <= figure.bbox.x1, line.get_text()
