@@ -12,7 +12,7 @@ from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
 from dmf.analysis.verdict.comparisons import FAMILIES
-from dmf.analysis.verdict.headline import Headline
+from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
 from dmf.analysis.verdict.statistics import LEAST_SEEDS
 from dmf.analysis.words import (
@@ -88,9 +88,8 @@ def over_sets(
     for headline in headlines:
         reading = headline.primary
         name = dataset_label(headline.dataset)
-        pair = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
         cells = [
-            estimate(pair, "gain"),
+            _difference(reading),
             signed(np.nan if headline.paper is None else 100 * headline.paper),
             verdict_cell(outcome_word(headline.outcome)),
             verdict_cell({None: "", True: "robust", False: "depends"}[headline.robust]),
@@ -119,19 +118,24 @@ def evaluations(headline: Headline, parameters: ReportParameters) -> Table:
     rows = []
     for evaluation, reading in headline.readings.items():
         name = EVALUATION_LABELS[evaluation]
-        pair = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
         excluded = [part.what for part in reading.exclusions if part.excluded]
         told = listed(excluded or ["nothing"]) if reading.exclusions else ""
-        rows.append(Row(name, (name,), [estimate(pair, "gain"), Cell(told), whole(reading.n)]))
+        rows.append(Row(name, (name,), [_difference(reading), Cell(told), whole(reading.n)]))
     title = f"{label(headline.candidate)} minus {label(headline.reference).lower()}"
     caption = (
         f"{title} in test Dice at every evaluation of the same runs: points, paired by seed, with "
         f"the {100 * parameters.report.confidence:g} % interval for other images of the kind. "
-        f"Excludes: what the interval rules out, from {count(LEAST_SEEDS, 'seed')} on. The first "
-        "is the planned outcome, the others are its planned sensitivity."
+        f"Excludes, from {count(LEAST_SEEDS, 'seed')} on: what lies outside the interval; the "
+        "paper's gain, if ours differs from it with the errors of both counted. The last epoch "
+        "decides; the others say how much hangs on it, and give no verdict."
     )
     columns = ["Difference", "Excludes", "Seeds"]
     return Table(f"{title}, every evaluation", caption, ("Evaluation",), columns, rows)
+
+
+def _difference(reading: Reading) -> Cell:
+    ends = {"gain": reading.difference, "gain_low": reading.low, "gain_high": reading.high}
+    return estimate(ends, "gain")
 
 
 def _ordered(configurations: Sequence[str]) -> list[str]:
