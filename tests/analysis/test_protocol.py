@@ -3,6 +3,7 @@
 from dmf.analysis.protocol import (
     departures,
     paper_dataset,
+    reduction_note,
     reductions,
     settings_note,
     training_length,
@@ -22,8 +23,11 @@ def test_what_is_smaller_than_in_the_paper_is_said() -> None:
     full = small.model_copy(
         update={"epochs": 100, "image_size": 128, "filters": [32, 64, 128, 256]}
     )
+    assert reduction_note(small).startswith("Reduced study: 20 epochs (paper 100), ")
+    assert reduction_note(full) == "Fewer seeds: 3 seeds (paper 10)."
     full = full.model_copy(update={"grid": full.grid.model_copy(update={"seeds": 12})})
     assert reductions(full) == []
+    assert reduction_note(full) == ""
 
 
 def test_other_departures_are_said() -> None:

@@ -77,10 +77,17 @@ def departures(parameters: ReportParameters) -> list[str]:
     return found + [f"`{setting}`" for setting in parameters.changed]
 
 
+def reduction_head(parameters: ReportParameters) -> str:
+    """Say in two words in what a study is smaller than the paper's; empty for the full study."""
+    if not reductions(parameters):
+        return ""
+    return "Reduced study" if is_smaller(parameters) else "Fewer seeds"
+
+
 def reduction_note(parameters: ReportParameters) -> str:
     """Say that a study is smaller than the paper's, and in what; empty for the full study."""
-    reduced = reductions(parameters)
-    return f"Reduced study: {', '.join(reduced)}." if reduced else ""
+    reduced = ", ".join(reductions(parameters))
+    return f"{reduction_head(parameters)}: {reduced}." if reduced else ""
 
 
 def settings_note(parameters: ReportParameters) -> str:

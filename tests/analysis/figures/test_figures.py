@@ -377,6 +377,13 @@ def test_the_figure_for_papers_has_no_head_and_a_caption_that_says_all(study: St
     assert "phantom-for-papers" not in names
 
 
+def test_captions_count_the_seeds_that_are_drawn(study: Study) -> None:
+    whole = material(study)
+    of_one = (whole.results["configuration"] == "fixed") & (whole.results["seed"] > 0)
+    begun = replace(whole, results=whole.results[~of_one])
+    assert "Each dot is one of 1 to 3 seeds" in seeds.draw_for_papers(begun).caption
+
+
 def test_heads_say_which_study_it_is() -> None:
     made = synthetic.make_study({"busi": "busi"}, configurations=["fixed"], seeds=2)
     parameters = made.report_parameters()

@@ -116,10 +116,13 @@ def _explain(figure: Figure, material: Material, columns: int) -> None:
 
 def _what_is_shown(material: Material, what: str = "Scores") -> str:
     confidence = f"{100 * material.parameters.report.confidence:g} %"
+    finished = material.scores("dice").count()  # a study may still go on, or a seed diverge
+    numbers = sorted(set(finished[finished > 0])) or [0]
+    fewest, most = numbers[0], numbers[-1]
     text = (
         f"{what} on the test images of {material.label} after the last epoch. Each dot is one of "
-        f"{count(material.parameters.grid.seeds, 'seed')}, the stroke is the mean, from three "
-        f"seeds on with its {confidence} t interval."
+        f"{count(fewest, 'seed') if fewest == most else f'{fewest} to {most} seeds'}, the stroke "
+        f"is the mean, from three seeds on with its {confidence} t interval."
     )
     if len(_paper(material, "dice")):
         text += (

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
-from dmf.analysis.protocol import data_note, settings_note
+from dmf.analysis.protocol import data_note, paper_dataset, reduction_head, settings_note
 from dmf.analysis.results import values
 from dmf.analysis.words import dataset_label
 from dmf.configurations import SMOOTHED, factors, paper_configurations
@@ -155,8 +155,8 @@ def head(figure: Figure, material: Material) -> None:
     """Say above the panels which study this is, and in a signal colour what sets it apart."""
     parameters = material.parameters
     note = data_note(parameters, material.dataset).rstrip(".")
-    if note.startswith("Reduced study"):  # in what, the next line says
-        note = "Reduced study"
+    if paper_dataset(parameters, material.dataset):
+        note = reduction_head(parameters)  # in what, the next line says
     width = figure.get_figwidth()
     settings = textwrap.wrap(settings_note(parameters), int(18 * width))
     study = f"{material.label} · study {parameters.grid.name}"

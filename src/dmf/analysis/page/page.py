@@ -23,7 +23,14 @@ from dmf.analysis.page import (
 )
 from dmf.analysis.page.pictures import embedded
 from dmf.analysis.paper import audit
-from dmf.analysis.protocol import data_note, departures, paper_dataset, reductions, settings_note
+from dmf.analysis.protocol import (
+    data_note,
+    departures,
+    paper_dataset,
+    reduction_head,
+    reductions,
+    settings_note,
+)
 from dmf.analysis.results import histories
 from dmf.analysis.tables import markdown, score_tables
 from dmf.analysis.verdict import explanations
@@ -188,7 +195,8 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
         banners.append({"kind": "own", "head": "Other data.", "text": text})
     if reduced := reductions(parameters):
         text = f"Smaller than the paper's study: {', '.join(reduced)}."
-        banners.append({"kind": "reduced", "head": "Reduced study.", "text": text})
+        head = f"{reduction_head(parameters)}."
+        banners.append({"kind": "reduced", "head": head, "text": text})
     if others := departures(parameters):
         text = f"{listed(others)}."
         banners.append({"kind": "other", "head": "Not as in the paper:", "text": text})
