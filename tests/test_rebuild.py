@@ -43,6 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         publish(study, folder, quiet)
     (root / PICTURES).mkdir(parents=True)
     (root / PICTURES / "synthetic-phantom-curves.png").touch()
+    (root / BUILD / "synthetic_grouped").mkdir(parents=True)  # of a study that left
     with drawing_only("phantom-curves"):
         rebuild([folder], root, quiet)
     return root
@@ -54,6 +55,10 @@ def test_a_report_is_complete_and_names_what_is_missing(project: Path) -> None:
     assert len(list(built.glob("models/*/*/*/run.json"))) == 3
     assert list(built.glob("reports/tables/*.csv"))
     assert "left_out" in (built / "reports/figures/captions.json").read_text()
+
+
+def test_what_was_built_of_a_study_that_left_is_not_read_again(project: Path) -> None:
+    assert [place.name for place in (project / BUILD).iterdir()] == ["synthetic"]
 
 
 def test_git_keeps_a_report_to_read_and_a_row_for_each_run(project: Path) -> None:

@@ -22,7 +22,7 @@ from dmf.analysis.paper import audit
 from dmf.errors import Log
 from dmf.files import write_text
 from dmf.outcomes import EVALUATIONS
-from dmf.publication import ARCHIVE, STUDY, published, unpack
+from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
 from dmf.study import Study
 from dmf.training.run_record import read_record
 
@@ -39,11 +39,16 @@ _IMAGE = re.compile(r"!\[(.*)\]\(figures/(.*)\)")
 def rebuild(folders: Sequence[Path], root: Path = Path(), log: Log = print) -> None:
     """Write the reports of published studies below ``root``, the project's folder.
 
-    A report also reads the results of studies published beside its own: they are made first.
+    A report also reads the results of studies published beside its own: they are made first, and
+    what was built of a study that is no longer published goes.
     Raises DmfError if a folder holds no published study, or damaged records.
     """
     built = (root / BUILD).resolve()
     beside = {other for folder in folders for other in published(folder.parent)}
+    known = {folder.name for folder in (*folders, *beside, *published(root / FOLDER))}
+    for place in built.glob("*/"):
+        if place.name not in known:
+            shutil.rmtree(place)
     for folder in sorted({*folders, *beside}):
         results_here = built / folder.name / layout.RESULTS
         if folder in folders or not _is_newer(results_here, folder / ARCHIVE):
