@@ -155,8 +155,8 @@ def head(figure: Figure, material: Material) -> None:
     """Say above the panels which study this is, and in a signal colour what sets it apart."""
     parameters = material.parameters
     note = data_note(parameters, material.dataset).rstrip(".")
-    if paper_dataset(parameters, material.dataset):
-        note = reduction_head(parameters)  # in what, the next line says
+    if paper_dataset(parameters, material.dataset):  # in what it is reduced, the next line says
+        note = reduction_head(parameters)
     width = figure.get_figwidth()
     settings = textwrap.wrap(settings_note(parameters), int(18 * width))
     study = f"{material.label} · study {parameters.grid.name}"
