@@ -78,7 +78,7 @@ paper: $(VENV)/study.stamp
 
 # Each of these studies answers one question of the report, which is then written again.
 explanations: $(VENV)/study.stamp
-	for study in grouped hard released gamma_batch gamma_epoch filter_off linear_rate equal_batches no_skips half_size; do \
+	for study in grouped hard released gamma_batch gamma_epoch filter_off flips linear_rate equal_batches no_skips half_size; do \
 	    snakemake --cores all --configfile $(OVER) config/$$study.yaml -- aggregate; \
 	done
 	snakemake --cores all $(addprefix --configfile ,$(OVER)) --forcerun report -- report
