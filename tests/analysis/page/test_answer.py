@@ -87,7 +87,18 @@ def test_without_an_interval_nothing_is_decided() -> None:
     assert found.sentences[1] == (
         "An interval needs at least two seeds, so that nothing is decided here."
     )
-    assert answer([], NOT_POOLED, NO_PAIRS, PARAMETERS).number == ""
+
+
+def test_without_a_comparison_the_answer_says_whether_there_will_be_one() -> None:
+    unfinished = answer([], NOT_POOLED, NO_PAIRS, PARAMETERS)
+    assert unfinished.number == ""
+    assert unfinished.sentences[0].endswith("there is no difference to report yet.")
+    grid = PARAMETERS.grid.model_copy(update={"configurations": ["cb_dice-variance"]})
+    alone = PARAMETERS.model_copy(update={"grid": grid})
+    assert answer([], NOT_POOLED, NO_PAIRS, alone).sentences[0] == (
+        "This study has no adaptive configuration beside fixed weights, so that it has no "
+        "difference to report."
+    )
 
 
 def test_phantoms_never_stand_for_the_papers_sets() -> None:

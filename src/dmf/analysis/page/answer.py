@@ -9,7 +9,7 @@ import pandas as pd
 
 from dmf.analysis.page.comparison_tables import outcome_word
 from dmf.analysis.protocol import paper_dataset
-from dmf.analysis.verdict.comparisons import pooled_datasets
+from dmf.analysis.verdict.comparisons import families, pooled_datasets
 from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.statistics import LEAST_SEEDS
 from dmf.analysis.words import EVALUATION_LABELS, count, dataset_label, label, listed, number
@@ -56,11 +56,15 @@ def answer(
     :func:`~dmf.analysis.verdict.comparisons.compare` for every set.
     """
     if not headlines:
-        sentences = [
+        compares = families(parameters.grid.configurations).get("dmf_over_fixed")
+        reason = (
             "No seed has finished both fixed weights and an adaptive configuration: there is no "
-            "difference to report yet.",
-            "The scores that are there stand below.",
-        ]
+            "difference to report yet."
+            if compares
+            else "This study has no adaptive configuration beside fixed weights, so that it has no "
+            "difference to report."
+        )
+        sentences = [reason, "The scores that are there stand below."]
         return Answer("", "", "", "", sentences, "", "", None)
     first = next((h for h in headlines if h.paper is not None), headlines[0])
     together = pooled[pooled["configuration"] == first.candidate]
