@@ -190,15 +190,17 @@ def test_every_evaluation_has_its_interval_and_what_that_excludes() -> None:
     one = replace(
         headline("busi", -0.0011),
         readings={
-            "last": reading(0.0155, False, False, False),
-            "settled": reading(-0.0011, False, False, True),
+            "last": replace(reading(0.0155, False, False, False), paper_p=0.2),
+            "settled": replace(reading(-0.0011, False, False, True), paper_p=0.01),
             "recalibrated": replace(reading(0.0043), n=3),
         },
     )
     rows = {row.label: row.cells for row in evaluations(one, PARAMETERS).rows}
     texts = {name: [f"{c.text} {c.spread}".strip() for c in cells] for name, cells in rows.items()}
     assert texts == {
-        "last epoch": ["+1.55 [+0.55, +2.55]", "nothing", "5"],
-        "median of the last fifth": ["−0.11 [−1.11, +0.89]", "the paper's gain", "5"],
-        "recalibrated batch norm": ["+0.43 [−0.57, +1.43]", "", "3"],
+        "last epoch": ["+1.55 [+0.55, +2.55]", "nothing", "0.400", "5"],
+        "median of the last fifth": ["−0.11 [−1.11, +0.89]", "the paper's gain", "0.030", "5"],
+        "recalibrated batch norm": ["+0.43 [−0.57, +1.43]", "", "", "3"],
     }
+    others = evaluations(replace(one, paper=None), PARAMETERS)
+    assert others.columns == ["Difference", "Excludes", "Seeds"]

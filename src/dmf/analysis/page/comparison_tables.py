@@ -14,7 +14,7 @@ from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
 from dmf.analysis.verdict.comparisons import FAMILIES
 from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
-from dmf.analysis.verdict.statistics import LEAST_SEEDS
+from dmf.analysis.verdict.statistics import LEAST_SEEDS, holm
 from dmf.analysis.words import (
     EVALUATION_LABELS,
     count,
@@ -116,20 +116,25 @@ def over_sets(
 def evaluations(headline: Headline, parameters: ReportParameters) -> Table:
     """Return the difference that answers the study at every evaluation that the runs have."""
     rows = []
-    for evaluation, reading in headline.readings.items():
+    beside = headline.paper is not None
+    adjusted = holm([reading.paper_p for reading in headline.readings.values()])
+    for (evaluation, reading), p in zip(headline.readings.items(), adjusted, strict=True):
         name = EVALUATION_LABELS[evaluation]
         excluded = [part.what for part in reading.exclusions if part.excluded]
         told = listed(excluded or ["nothing"]) if reading.exclusions else ""
-        rows.append(Row(name, (name,), [_difference(reading), Cell(told), whole(reading.n)]))
+        against = [Cell() if np.isnan(p) else _p_value(p)] * beside
+        cells = [_difference(reading), Cell(told), *against, whole(reading.n)]
+        rows.append(Row(name, (name,), cells))
     title = f"{label(headline.candidate)} minus {label(headline.reference).lower()}"
+    theirs = f"Its p is Holm's over the {len(rows)} evaluations. " if beside else ""
     caption = (
         f"{title} in test Dice at every evaluation of the same runs: points, paired by seed, with "
         f"the {100 * parameters.report.confidence:g} % interval for other images of the kind. "
         f"Excludes, from {count(LEAST_SEEDS, 'seed')} on: what lies outside the interval; the "
-        "paper's gain, if ours differs from it with the errors of both counted. The last epoch "
-        "decides; the others say how much hangs on it, and give no verdict."
+        "paper's gain, if ours differs from it with the errors of both counted. "
+        f"{theirs}The last epoch decides; the others say how much hangs on it, and give no verdict."
     )
-    columns = ["Difference", "Excludes", "Seeds"]
+    columns = ["Difference", "Excludes", *["Less the paper's, p"] * beside, "Seeds"]
     return Table(f"{title}, every evaluation", caption, ("Evaluation",), columns, rows)
 
 

@@ -32,7 +32,8 @@ class Exclusion:
 class Reading:
     """The difference in Dice at one evaluation, in [0, 1]; NaN where ``n`` is too small.
 
-    Below five seeds it excludes nothing: its spread is known too badly.
+    Below five seeds it excludes nothing: its spread is known too badly. ``paper_p`` is the p of
+    ours less the paper's, NaN where there is none.
     """
 
     n: int
@@ -40,6 +41,7 @@ class Reading:
     low: float
     high: float
     exclusions: tuple[Exclusion, ...]
+    paper_p: float = np.nan
 
     @property
     def character(self) -> tuple[Any, ...]:
@@ -112,6 +114,7 @@ def headline(
 def _reading(comparison: Comparison, report: Report, paper: Comparison | None) -> Reading:
     low, high, margin = comparison.low, comparison.high, report.margin
     exclusions: list[Exclusion] = []
+    paper_p = np.nan
     if comparison.n >= LEAST_SEEDS:
         gain = "half a point" if margin == 0.005 else f"{100 * margin:g} points"
         exclusions += [
@@ -121,4 +124,5 @@ def _reading(comparison: Comparison, report: Report, paper: Comparison | None) -
         if paper is not None:
             gap = difference_of_effects(comparison, paper, confidence=report.confidence)
             exclusions.append(Exclusion("the paper's gain", excludes(gap, 0)))
-    return Reading(comparison.n, comparison.difference, low, high, tuple(exclusions))
+            paper_p = gap.p
+    return Reading(comparison.n, comparison.difference, low, high, tuple(exclusions), paper_p)
