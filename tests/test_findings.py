@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from dmf import publication
+from dmf.analysis.words import EVALUATION_LABELS
 
 from conftest import REPOSITORY
 
-FINDINGS = REPOSITORY / "docs/findings.md"
+EVIDENCE = REPOSITORY / "docs/evidence.md"
 NUMBER = re.compile(r"\d+\.\d+")
 # As a report prints it: +3.38, 77.30 ± 2.01, −0.68 to +2.04.
 VALUE = re.compile(r"[−+]?\d+\.\d+(?: (?:±|to) [−+]?\d+\.\d+)?")
@@ -24,25 +25,55 @@ def reported() -> str:
 
 def test_quotations_are_from_the_reports(reported: str) -> None:
     """Quoted paragraphs and tables of results stand in a report, word for word."""
-    quoted = _quotations(FINDINGS)
+    quoted = _quotations(EVIDENCE)
     assert quoted
     for text in quoted:
         assert _flat(text) in reported, text
 
 
 def test_numbers_between_quotations_are_quoted() -> None:
-    prose = "\n".join(line for line in FINDINGS.read_text().splitlines() if line[:1] != ">")
+    prose = "\n".join(line for line in EVIDENCE.read_text().splitlines() if line[:1] != ">")
     links_left_out = re.sub(r"\]\([^)]*\)|`[^`]*`", "", prose)
-    quoted = set(NUMBER.findall(" ".join(_quotations(FINDINGS))))
+    quoted = set(NUMBER.findall(" ".join(_quotations(EVIDENCE))))
     assert set(NUMBER.findall(links_left_out)) <= quoted
 
 
-def test_numbers_of_the_readme_are_from_the_reports(reported: str) -> None:
-    section = (REPOSITORY / "README.md").read_text().split("## What came out")[1].split("\n## ")[0]
-    values = VALUE.findall(_flat(section))
-    assert len(values) >= 7
-    for value in values:
-        assert value in reported, value
+def test_numbers_of_the_readme_and_the_findings_are_from_the_reports(reported: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text().split("## What came out")[1].split("\n## ")[0]
+    findings = (REPOSITORY / "docs/findings.md").read_text()
+    for text in (readme, findings):
+        values = VALUE.findall(_flat(text))
+        assert len(values) >= 7
+        for value in values:
+            assert value in reported, value
+
+
+def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
+    """A cell is a gain of a study's table of evaluations; its mark, what that excludes."""
+    studies = (
+        "full_size",
+        "full_size_gamma_batch",
+        "reduced",
+        "reduced_gamma_batch",
+        "reduced_grouped",
+        "reduced_other_machine",
+    )
+    lines = (REPOSITORY / "docs/findings.md").read_text().replace("**", "").splitlines()
+    rows = [
+        line.strip("|").split("|") for line in lines if line.count("[") == len(EVALUATION_LABELS)
+    ]
+    assert len(rows) == len(studies)
+    for (_, seeds, *cells), study in zip(rows, studies, strict=True):
+        report = (REPOSITORY / publication.FOLDER / study / "report.md").read_text()
+        for name, cell in zip(EVALUATION_LABELS.values(), cells, strict=True):
+            gain, _, mark = cell.strip().partition("] ")
+            start = re.escape(f"| {name} | {gain.rstrip(']')}] | ")
+            end = re.escape(f" | {seeds.strip()} |")
+            found = re.search(f"^{start}(.*) \\| (.*){end}$", report, re.MULTILINE)
+            assert found, (study, name, cell)
+            excludes, p = found.groups()
+            corrected = "†" if p.startswith("<") or float(p) < 0.05 else "(†)"
+            assert mark == (corrected if "paper's gain" in excludes else ""), (study, name)
 
 
 def _quotations(path: Path) -> list[str]:
