@@ -11,7 +11,7 @@ import pandas as pd
 from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
-from dmf.analysis.verdict.comparisons import FAMILIES
+from dmf.analysis.verdict.comparisons import FAMILIES, compare
 from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
 from dmf.analysis.verdict.statistics import LEAST_SEEDS, holm
@@ -26,6 +26,7 @@ from dmf.analysis.words import (
 )
 from dmf.configurations import paper_configurations
 from dmf.layout import RESULTS
+from dmf.outcomes import EVALUATIONS
 from dmf.study import ReportParameters
 
 # What the outcome of a comparison is called in tables: whether the first is above the second.
@@ -164,8 +165,8 @@ def comparison_tables(
 ) -> list[Table]:
     """Return one table of paired differences in Dice per family of planned comparisons.
 
-    ``found`` is the table of :func:`~dmf.analysis.verdict.comparisons.compare`. From five seeds on
-    a mixed model of all configurations follows.
+    ``found`` is the table of :func:`~dmf.analysis.verdict.comparisons.compare`. If there
+    are several, all at every evaluation follow; from five seeds on, a mixed model.
     """
     beside = paper_dataset(parameters, dataset) is not None
     columns = ["Difference", "p", "On these images", *["Less the paper's"] * beside, "Wins"]
@@ -174,9 +175,7 @@ def comparison_tables(
     for family, pairs in found.groupby("family", sort=False):
         rows = []
         for pair in pairs.to_dict("records"):
-            name = label(pair["configuration"])
-            if pair["reference"] != "fixed":
-                name += f" against {label(pair['reference'])}"
+            name = _pair(pair)
             rows.append(Row(name, (name,), _comparison_cells(pair, beside)))
         title = FAMILIES[str(family)]
         title = title[0].upper() + title[1:]
@@ -191,8 +190,41 @@ def comparison_tables(
             "decide it, if the difference held."
         )
         made.append(Table(title, caption, ("Configuration",), columns, rows))
+    # One comparison alone is the headline, which has such a table of its own.
+    if (found["n"] > 0).sum() > 1:
+        made.append(_at_every_evaluation(results, parameters, dataset, found))
     together = _together(results, parameters, dataset)
     return [*made, together] if together.rows else made
+
+
+def _pair(pair: Mapping[Any, Any]) -> str:
+    """Return the name of a planned comparison; a reference of fixed weights goes without saying."""
+    name = label(pair["configuration"])
+    return name if pair["reference"] == "fixed" else f"{name} against {label(pair['reference'])}"
+
+
+def _at_every_evaluation(
+    results: pd.DataFrame, parameters: ReportParameters, dataset: str, found: pd.DataFrame
+) -> Table:
+    """Return the planned comparisons that were run, a column per evaluation."""
+    run = found["n"] > 0
+    rows = {_pair(pair): [estimate(pair, "difference")] for pair in found[run].to_dict("records")}
+    for evaluation in EVALUATIONS[1:]:
+        others = compare(results, parameters, dataset, evaluation=evaluation)[run]
+        for pair in others.to_dict("records"):
+            rows[_pair(pair)].append(estimate(pair, "difference") if pair["n"] else Cell())
+    caption = (
+        "The planned comparisons at every evaluation of the same runs: difference in test Dice in "
+        f"points, paired by seed, with its {100 * parameters.report.confidence:g} % interval for "
+        "other images of the kind. The last epoch decides; the others give no verdict."
+    )
+    return Table(
+        "Planned comparisons, every evaluation",
+        caption,
+        ("Configuration",),
+        [EVALUATION_LABELS[evaluation].capitalize() for evaluation in EVALUATIONS],
+        [Row(name, (name,), cells) for name, cells in rows.items()],
+    )
 
 
 def _together(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Table:

@@ -1,0 +1,51 @@
+"""The tables of planned comparisons."""
+
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+
+from dmf.analysis import results
+from dmf.analysis.page.comparison_tables import comparison_tables
+from dmf.analysis.verdict.comparisons import compare
+
+import synthetic
+
+
+def test_planned_comparisons_are_given_at_every_evaluation(tmp_path: Path) -> None:
+    names = ["none-variance", "cb_dice-variance", "cb_dice-fixed", "fixed"]
+    study = synthetic.make_study({"busi": "busi"}, configurations=names, seeds=5, epochs=3)
+    synthetic.write_study(tmp_path, study, dice={"cb_dice-variance": 0.83})
+    parameters = study.report_parameters()
+    with chdir(tmp_path):
+        table = results.collect(parameters.grid, partial=False)
+        without = table[
+            ~((table["configuration"] == "none-variance") & (table["epoch_choice"] == "settled"))
+        ]
+        made = {
+            one.title: one
+            for one in comparison_tables(
+                without, parameters, "busi", compare(without, parameters, "busi")
+            )
+        }
+    found = made["Planned comparisons, every evaluation"]
+    assert found.columns == [
+        "Last epoch",
+        "Best validation epoch",
+        "Median of the last fifth",
+        "Recalibrated batch norm",
+    ]
+    rows = {row.label: row.cells for row in found.rows}
+    assert set(rows) == {
+        "No auxiliary + Variance",
+        "CB-Dice + Variance",
+        "CB-Dice + Fixed",
+        "CB-Dice + Variance against CB-Dice + Fixed",
+        "CB-Dice + Variance against No auxiliary + Variance",
+    }
+    best = results.values(table, "busi", "dice", epoch_choice="best")
+    gap = best["cb_dice-variance"] - best["cb_dice-fixed"]
+    cell = rows["CB-Dice + Variance against CB-Dice + Fixed"][1]
+    assert cell.value == pytest.approx(100 * gap.mean())
+    assert cell.spread.startswith("[")
+    assert rows["No auxiliary + Variance"][2].text == ""
