@@ -50,6 +50,7 @@ def test_it_is_the_recommended_combination_at_every_evaluation(
     assert found.primary.difference == pairs.loc["cb_dice-variance", "difference"]
     assert found.outcome == pairs.loc["cb_dice-variance", "outcome"]
     assert found.paper == pytest.approx(0.0338)
+    assert found.primary.paper_p == pytest.approx(pairs.loc["cb_dice-variance", "paper_gap_p"])
     assert found.robust
     best = results.values(table, "busi", "dice", epoch_choice="best")
     gap = best["cb_dice-variance"] - best["fixed"]
