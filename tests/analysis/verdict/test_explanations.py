@@ -71,6 +71,17 @@ def test_extra_studies_are_read_where_present(study: Study) -> None:
         assert present[name].evidence["fixed"]["change"] == pytest.approx(-0.02, abs=0.005)
 
 
+def test_what_a_setting_does_not_reach_is_no_nearer(study: Study, tmp_path: Path) -> None:
+    """Fixed weights have no gamma: their runs are the same ones, under either counting."""
+    other = pd.read_csv(study[2])
+    same = study[0][study[0]["configuration"] == "fixed"]
+    path = tmp_path / "results.csv"
+    pd.concat([other[other["configuration"] != "fixed"], same]).to_csv(path, index=False)
+    answer = explained(study, {"gamma_batch": path})["gamma_batch"]
+    assert answer.evidence["fixed"]["change"] == 0
+    assert "Decay per batch is nearer to the paper in 0 of 2." in answer.detail
+
+
 def test_other_splits_are_not_paired(study: Study) -> None:
     ours = results.values(study[0], "busi", "dice")["fixed"]
     theirs = results.values(results.read(study[2]), "busi", "dice")["fixed"]
