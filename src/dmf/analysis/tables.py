@@ -79,6 +79,11 @@ def signed(value: float, form: str = "+.2f") -> Cell:
     return Cell() if pd.isna(value) else Cell(number(value, form), float(value))
 
 
+def percentage(mean: float, std: float) -> Cell:
+    """Return the cell of a mean in percent, and the standard deviation beside it unless NaN."""
+    return Cell(f"{mean:.2f}", float(mean), "" if pd.isna(std) else f"± {std:.2f}")
+
+
 def whole(value: float) -> Cell:
     """Return the cell of a whole number."""
     return Cell(f"{value:.0f}", f"{value:.0f}")
@@ -323,9 +328,7 @@ def _score_cells(
     ):
         cell = Cell("diverged" if name in diverged else "not run", mark="absent", seeds=0)
         if not np.isnan(mean):
-            spread = "" if np.isnan(std) else f"± {std:.2f}"
-            mark = marks.get(rank, "")
-            cell = Cell(f"{mean:.2f}", float(mean), spread, mark, seeds=int(n))
+            cell = replace(percentage(mean, std), mark=marks.get(rank, ""), seeds=int(n))
         if name in theirs:
             their = replace(theirs[name], seeds=None)
             cell = replace(cell, paper=their, gap=signed(mean - float(their.value)).text)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dmf import layout
 from dmf.analysis.page.comparison_tables import estimate
-from dmf.analysis.tables import Cell, Row, Table, whole
+from dmf.analysis.tables import Cell, Row, Table, percentage, whole
 from dmf.analysis.verdict import statistics
 from dmf.analysis.verdict.headline import RECOMMENDED
 from dmf.analysis.words import dataset_label, label
@@ -64,7 +64,9 @@ def _recommended(scores: pd.DataFrame, caption: str, parameters: ReportParameter
         by_seed = pair.pivot(index="seed", columns="configuration", values="dice")
         names = (dataset_label(str(trained)), dataset_label(str(scored)))
         cells = [
-            _mean(100 * by_seed[name].dropna()) if name in by_seed else Cell()
+            percentage(100 * by_seed[name].mean(), 100 * by_seed[name].std())
+            if name in by_seed
+            else Cell()
             for name in ("fixed", RECOMMENDED)
         ]
         gain = _gain(by_seed, RECOMMENDED, parameters.report.confidence)
@@ -80,7 +82,7 @@ def _every(scores: pd.DataFrame, caption: str, parameters: ReportParameters) -> 
         by_seed = pair.pivot(index="seed", columns="configuration", values="dice")
         for name in dict.fromkeys(pair["configuration"]):
             mine = pair[pair["configuration"] == name]
-            cells = [_mean(100 * mine[metric]) for metric in SHOWN]
+            cells = [percentage(100 * mine[m].mean(), 100 * mine[m].std()) for m in SHOWN]
             gain = _gain(by_seed, name, parameters.report.confidence)
             names = (dataset_label(str(trained)), dataset_label(str(scored)), label(name))
             title_of_row = f"{names[0]} → {names[1]}: {names[2]}"
@@ -88,11 +90,6 @@ def _every(scores: pd.DataFrame, caption: str, parameters: ReportParameters) -> 
     heads = ("Trained on", "Scored on", "Configuration")
     columns = [*SHOWN.values(), "Gain over fixed", "n"]
     return Table("On other sets, every configuration", caption, heads, columns, rows)
-
-
-def _mean(percent: "pd.Series[float]") -> Cell:
-    mean, std = float(percent.mean()), float(percent.std())
-    return Cell(f"{mean:.2f}", mean, "" if pd.isna(std) else f"± {std:.2f}")
 
 
 def _gain(by_seed: pd.DataFrame, name: str, confidence: float) -> Cell:

@@ -19,6 +19,7 @@ from dmf.analysis.page import (
     looks,
     methods,
     origins,
+    other_networks,
     other_sets,
 )
 from dmf.analysis.page.pictures import embedded
@@ -225,6 +226,9 @@ def _dataset(
     differences = comparison_tables.comparison_tables(results, parameters, dataset, pairs)
     if its is not None:
         differences.insert(0, comparison_tables.evaluations(its, parameters))
+    scores = score_tables(results, parameters, dataset)
+    if beside := other_networks.table(results, parameters, dataset):
+        scores.append(beside)
     return {
         "name": dataset,
         "label": dataset_label(dataset),
@@ -232,7 +236,7 @@ def _dataset(
         "is_the_papers": paper_dataset(parameters, dataset) is not None,
         "main": comparison_tables.main_table(results, parameters, dataset, pairs),
         "tables": {
-            "scores": score_tables(results, parameters, dataset),
+            "scores": scores,
             "differences": differences,
             "training": [],
         },
