@@ -53,6 +53,7 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
     studies = (
         "full_size",
         "full_size_gamma_batch",
+        "full_size_half_size",
         "reduced",
         "reduced_gamma_batch",
         "reduced_grouped",
