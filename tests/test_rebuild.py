@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
+from dmf.errors import DmfError
 from dmf.publication import FOLDER, publish, published
 from dmf.rebuild import (
     BUILD,
@@ -59,6 +61,21 @@ def test_a_report_is_complete_and_names_what_is_missing(project: Path) -> None:
 
 def test_what_was_built_of_a_study_that_left_is_not_read_again(project: Path) -> None:
     assert [place.name for place in (project / BUILD).iterdir()] == ["synthetic"]
+
+
+def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    lock = tmp_path / BUILD.with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    first = FileLock(lock)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        first.release()
+
+    with first, pytest.raises(DmfError, match="nowhere"):
+        rebuild([tmp_path / "nowhere"], tmp_path, say)
+    assert "another process rebuilds reports; waiting" in said[0]
 
 
 def test_git_keeps_a_report_to_read_and_a_row_for_each_run(project: Path) -> None:

@@ -20,7 +20,7 @@ from dmf.analysis.figures import catalogue
 from dmf.analysis.page import page
 from dmf.analysis.paper import audit
 from dmf.errors import Log
-from dmf.files import write_text
+from dmf.files import locked, write_text
 from dmf.outcomes import EVALUATIONS
 from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
 from dmf.study import Study
@@ -40,10 +40,19 @@ def rebuild(folders: Sequence[Path], root: Path = Path(), log: Log = print) -> N
     """Write the reports of published studies below ``root``, the project's folder.
 
     A report also reads the results of studies published beside its own: they are made first, and
-    what was built of a study that is no longer published goes.
+    what was built of a study that is no longer published goes. One process at a time does it.
     Raises DmfError if a folder holds no published study, or damaged records.
     """
     built = (root / BUILD).resolve()
+
+    def say(_: str) -> None:
+        log(f"{built}: another process rebuilds reports; waiting for it")
+
+    with locked(built.with_suffix(".lock"), waiting=say):
+        _rebuild(folders, root, built, log)
+
+
+def _rebuild(folders: Sequence[Path], root: Path, built: Path, log: Log) -> None:
     beside = {other for folder in folders for other in published(folder.parent)}
     known = {folder.name for folder in (*folders, *beside, *published(root / FOLDER))}
     for place in built.glob("*/"):

@@ -38,7 +38,9 @@ def test_ours_stand_above_those_that_average_over_images() -> None:
     assert scores["U-Net"] == "76.97"
     known = independent()
     assert len(theirs) == sum((known["aggregation"] == "image") & (known["left_out"] == ""))
-    assert [cell.text for cell in theirs[0].cells] == ["76.97", "68.61", ""]
+    assert [cell.text for cell in theirs[0].cells] == ["76.97", "68.61", "3"]
+    assert theirs[0].names[0] == "U-Net, 34.52 million parameters"
+    assert theirs[0].cells[1].spread == "± 2.86"
 
 
 @pytest.mark.parametrize("kind", ["phantom", "busc"])

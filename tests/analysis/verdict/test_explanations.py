@@ -92,6 +92,32 @@ def test_other_splits_are_not_paired(study: Study) -> None:
     assert paired["high"] - paired["low"] < row["high"] - row["low"]
 
 
+def test_gains_are_compared_on_the_seeds_of_both(study: Study, tmp_path: Path) -> None:
+    other = pd.read_csv(study[2])
+    path = tmp_path / "results.csv"
+    other[other["seed"] < 3].to_csv(path, index=False)
+    dice = results.values(study[0], "busi", "dice")
+    gain = 100 * (dice["cb_dice-variance"] - dice["fixed"])
+    assert f"{gain[:3].mean():+.2f}" != f"{gain.mean():+.2f}"
+    text = explained(study, {"hard": path})["hard"].detail.replace("\N{MINUS SIGN}", "-")
+    assert f"minus fixed weights: this study {gain[:3].mean():+.2f} ([" in text
+    assert f"minus fixed weights: this study {gain.mean():+.2f} ([" in explained(
+        study, {"grouped": path}
+    )["grouped"].detail.replace("\N{MINUS SIGN}", "-")
+
+
+def test_the_change_is_told_at_every_evaluation(study: Study) -> None:
+    ours, theirs = (
+        results.values(frame, "busi", "dice", epoch_choice="best")["fixed"]
+        for frame in (study[0], results.read(study[2]))
+    )
+    text = explained(study, {"hard": study[2]})["hard"].detail.replace("\N{MINUS SIGN}", "-")
+    change = 100 * (theirs - ours).mean()
+    assert f"Fixed weights, other evaluations: best validation epoch {change:+.2f} [" in text
+    assert "median of the last fifth" in text
+    assert "recalibrated batch norm" in text
+
+
 def test_unusable_studies_are_named(study: Study, tmp_path: Path) -> None:
     damaged = tmp_path / "results.csv"
     damaged.write_text("a\n1\n")

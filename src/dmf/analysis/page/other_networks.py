@@ -44,7 +44,9 @@ def table(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> 
     caption = (
         f"{dataset_label(dataset)}: the lesion's scores in each image, their mean over images in "
         "percent, mean ± standard deviation over seeds or splits. Other networks, splits, sizes "
-        "and training; those authors score the best epoch on the images that it was chosen on."
+        "and training; those authors score the best epoch on the images that it was chosen on. "
+        "Their code averages over batches; their IoU and F1 fit together only as means over "
+        "images, which they are taken to be."
     )
     columns = [*_METRICS.values(), "n"]
     rows = [*ours, *map(_theirs, theirs.to_dict("records"))]
@@ -68,10 +70,11 @@ def _ours(
 
 
 def _theirs(network: dict[Any, Any]) -> Row:
-    dice, std, iou = (
-        100 * network[name] for name in ("foreground_dice", "dice_std", "foreground_iou")
-    )
-    names = (f"{network['network']}, {network['source']}", str(network["protocol"]))
-    return Row(
-        ": ".join(names), names, [percentage(dice, std), percentage(iou, float("nan")), Cell()]
-    )
+    cells = [
+        percentage(100 * network[mean], 100 * network[std])
+        for mean, std in (("foreground_dice", "dice_std"), ("foreground_iou", "iou_std"))
+    ]
+    size, runs = network["parameters_millions"], network["runs"]
+    parameters = "" if pd.isna(size) else f", {size:.2f} million parameters"
+    names = (f"{network['network']}{parameters}", f"{network['protocol']} ({network['source']})")
+    return Row(": ".join(names), names, [*cells, Cell() if pd.isna(runs) else whole(runs)])

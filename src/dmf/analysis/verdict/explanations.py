@@ -18,7 +18,8 @@ from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.verdict import statistics
 from dmf.analysis.verdict.comparisons import overlap
-from dmf.analysis.words import label, number
+from dmf.analysis.words import EVALUATION_LABELS, label, number
+from dmf.outcomes import EVALUATIONS
 from dmf.study import ReportParameters
 
 Scores: TypeAlias = "pd.Series[float]"
@@ -170,12 +171,39 @@ def explain(
         usual = results.values(table, dataset, **_DICE)
         for question in _QUESTIONS:
             other = pd.DataFrame()
+            elsewhere = ""
             if question.other is not None:
                 other = results.values(table, dataset, **question.other)
             elif question.id in found:
                 other = results.values(found[question.id], dataset, **_DICE)
-            explanations.append(_answer(question, parameters, dataset, usual, other))
+                elsewhere = _elsewhere(question, parameters, dataset, table, found[question.id])
+            explanations.append(_answer(question, parameters, dataset, usual, other, elsewhere))
     return explanations
+
+
+def _elsewhere(
+    question: _Question,
+    parameters: ReportParameters,
+    dataset: str,
+    table: pd.DataFrame,
+    extra: pd.DataFrame,
+) -> str:
+    """Say what the change is at the evaluations other than the last epoch."""
+    changes: dict[str, list[str]] = {}
+    for choice in (choice for choice in EVALUATIONS if choice != "last"):
+        reading = _DICE | {"epoch_choice": choice}
+        usual = results.values(table, dataset, **reading)
+        rows = _rows(
+            question, parameters, dataset, usual, results.values(extra, dataset, **reading)
+        )
+        for name in (name for name in SHOWN if name in rows):
+            row = rows[name]
+            ends = "" if row["low"] is None else f" [{_points(row['low'])}, {_points(row['high'])}]"
+            text = f"{EVALUATION_LABELS[choice]} {_points(row['change'])}{ends}"
+            changes.setdefault(name, []).append(text)
+    return " ".join(
+        f"{label(name)}, other evaluations: {', '.join(texts)}." for name, texts in changes.items()
+    )
 
 
 def _answer(
@@ -184,6 +212,7 @@ def _answer(
     dataset: str,
     usual: pd.DataFrame,
     other: pd.DataFrame,
+    elsewhere: str,
 ) -> Explanation:
     """Set two readings of one data set (seeds by configurations) against each other."""
     rows = _rows(question, parameters, dataset, usual, other)
@@ -196,6 +225,7 @@ def _answer(
     sentences = [_sentence(name, question.words, rows[name], confidence) for name in shown]
     if set(SHOWN) <= set(shown):
         sentences.append(_gains(question, parameters, usual, other))
+    sentences.append(elsewhere)
     if len(rows) > len(shown):
         changes = [row["change"] for row in rows.values()]
         sentences.append(
@@ -224,11 +254,17 @@ def _answer(
 def _gains(
     question: _Question, parameters: ReportParameters, usual: pd.DataFrame, other: pd.DataFrame
 ) -> str:
-    """Say what the recommended combination gains over fixed weights in either reading."""
+    """Say what the recommended combination gains over fixed weights in either reading.
+
+    Where a seed means the same images in both, only the seeds of both count.
+    """
     confidence, fixed, recommended = parameters.report.confidence, *SHOWN
+    readings = [(table[recommended] - table[fixed]).dropna() for table in (usual, other)]
+    if question.paired:
+        seeds = readings[0].index.intersection(readings[1].index)
+        readings = [differences[seeds] for differences in readings]
     texts = []
-    for words, table in zip(question.words, (usual, other), strict=True):
-        differences = (table[recommended] - table[fixed]).dropna()
+    for words, differences in zip(question.words, readings, strict=True):
         if not len(differences):
             return ""
         gain = statistics.paired(
