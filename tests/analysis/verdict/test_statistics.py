@@ -1,5 +1,6 @@
 """The tests of docs/statistics.md against scipy, statsmodels, enumeration and simulation."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -326,11 +327,24 @@ def test_probability_of_improvement_is_the_mann_whitney_share() -> None:
     assert both == pytest.approx(0.5)
 
 
+def test_statistics_of_resamples_are_those_of_each() -> None:
+    a, b = np.random.default_rng(8).normal(0, 1, (2, 6, 11)).round(1)
+    assert statistics.interquartile_mean([a, b]) == pytest.approx(
+        [float(statistics.interquartile_mean([x, y])) for x, y in zip(a, b, strict=True)]
+    )
+    assert statistics.probability_of_improvement([a, b], [b, b]) == pytest.approx(
+        [
+            float(statistics.probability_of_improvement([x, y], [y, y]))
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
+
+
 def test_bootstrap_keeps_strata_apart_and_repeats() -> None:
     strata = [np.full(5, 0.0), np.full(5, 1.0)]
 
-    def mean(parts: object) -> float:
-        return float(np.concatenate(list(parts)).mean())  # type: ignore[call-overload]
+    def mean(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.asarray(np.concatenate(parts, axis=-1).mean(axis=-1))
 
     def interval(values: list[NDArray[np.float64]], seed: int) -> tuple[float, float]:
         return statistics.stratified_bootstrap(

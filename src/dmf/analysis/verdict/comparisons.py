@@ -24,7 +24,7 @@ from dmf.study import ReportParameters
 
 Pair = tuple[str, str]
 Array = NDArray[np.float64]
-Statistic = Callable[[Sequence[Array]], float]
+Statistic = Callable[[Sequence[Array]], Array]
 
 _NOT_PUBLIC = ("phantom", "folder")
 
@@ -331,12 +331,12 @@ def _pooled(strata: Sequence[Array], parameters: ReportParameters) -> dict[str, 
     return {"pooled": mean.difference, "pooled_low": mean.low, "pooled_high": mean.high, "tau": tau}
 
 
-def _gain(strata: Sequence[Array]) -> float:
-    return statistics.interquartile_mean([x[:, 0] - x[:, 1] for x in strata])
+def _gain(strata: Sequence[Array]) -> Array:
+    return statistics.interquartile_mean([x[..., 0] - x[..., 1] for x in strata])
 
 
-def _improvement(strata: Sequence[Array]) -> float:
-    candidates, references = [x[:, 0] for x in strata], [x[:, 1] for x in strata]
+def _improvement(strata: Sequence[Array]) -> Array:
+    candidates, references = [x[..., 0] for x in strata], [x[..., 1] for x in strata]
     return statistics.probability_of_improvement(candidates, references)
 
 
@@ -351,7 +351,7 @@ def _bootstrapped(
         confidence=report.confidence,
         generator=np.random.default_rng(0),
     )
-    return {name: statistic(strata), f"{name}_low": low, f"{name}_high": high}
+    return {name: float(statistic(strata)), f"{name}_low": low, f"{name}_high": high}
 
 
 _COLUMNS = [
