@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dmf import publication
+from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.words import EVALUATION_LABELS
+from dmf.study import Study
 
 from conftest import REPOSITORY
 
@@ -75,6 +78,30 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
             excludes, p = found.groups()
             corrected = "†" if p.startswith("<") or float(p) < 0.05 else "(†)"
             assert mark == (corrected if "paper's gain" in excludes else ""), (study, name)
+
+
+def test_the_distance_to_the_paper_is_that_of_the_runs() -> None:
+    """Studies of BUSI as the paper describes it: random splits, losses with a gradient, filter."""
+    paper = paper_table("busi")[("dice", "mean")]
+    gaps: dict[str, list[float]] = {"last_dice": [], "best_dice": []}
+    for folder in publication.published(REPOSITORY / publication.FOLDER):
+        study = Study.load(folder / "study.yaml")
+        as_described = study.split.kind == "naive" and study.losses.kind == "soft"
+        if not (as_described and study.data.filter.apply):
+            continue
+        runs = pd.read_csv(folder / "runs.csv")
+        busi = runs[(runs["dataset"] == "busi") & runs["configuration"].isin(paper.index)]
+        means = 100 * busi.groupby("configuration")[list(gaps)].mean()
+        for name, found in gaps.items():
+            found += list(paper[means.index] - means[name])
+    last, best = (f"{min(found):.0f} to {max(found):.0f}" for found in gaps.values())
+    findings, evidence, readme = (
+        _flat((REPOSITORY / name).read_text())
+        for name in ("docs/findings.md", "docs/evidence.md", "README.md")
+    )
+    assert f"lie {last} points below the paper's at the last epoch, {best} at the best" in findings
+    assert f"lie {last} points below the paper's at the last epoch and {best} at" in evidence
+    assert f"by {best} points at the best epoch and by {last} at the last" in readme
 
 
 def _quotations(path: Path) -> list[str]:
