@@ -44,7 +44,8 @@ class Explanation:
 class _Question:
     """Two readings, ``words`` for each; ``paired`` if a seed means the same images in both.
 
-    ``other`` is another reading of the same runs; without it the question needs another study.
+    ``other`` is another reading of the same runs; without it the question needs another study. One
+    ``of_the_benchmark`` is asked only where splits are given, and by the benchmark's own score.
     """
 
     id: str
@@ -52,9 +53,21 @@ class _Question:
     words: tuple[str, str]
     other: dict[str, str] | None = None
     paired: bool = True
+    of_the_benchmark: bool = False
+
+    @property
+    def score(self) -> dict[str, str]:
+        """The score that is compared, as arguments of ``results.values``."""
+        return _BENCHMARK if self.of_the_benchmark else _DICE
 
 
 _DICE = {"metric": "dice", "subset": "test", "epoch_choice": "last"}
+_BENCHMARK = {
+    "metric": "image_foreground_dice",
+    "subset": "validation",
+    "epoch_choice": "best",
+}
+_MEASURE = "lesion Dice per image, validation images, best epoch"
 
 _QUESTIONS = (
     _Question(
@@ -144,6 +157,24 @@ _QUESTIONS = (
         ("this study", "64 pixels"),
     ),
     _Question(
+        "deeper",
+        f"What is a fifth level of the network worth ({_MEASURE})?",
+        ("this study", "five levels"),
+        of_the_benchmark=True,
+    ),
+    _Question(
+        "no_augmentation",
+        f"What are flips and turns of the training images worth ({_MEASURE})?",
+        ("this study", "neither flips nor turns"),
+        of_the_benchmark=True,
+    ),
+    _Question(
+        "hundred_epochs",
+        f"What do 100 epochs give ({_MEASURE})?",
+        ("this study", "100 epochs"),
+        of_the_benchmark=True,
+    ),
+    _Question(
         "other_machine",
         "What do the same runs give on another machine, which rounds differently?",
         ("this study", "another machine"),
@@ -158,6 +189,8 @@ def explain(
 ) -> list[Explanation]:
     """Return every explanation for every data set of the study, measured or not run.
 
+    Those of the public benchmark's protocol are left out where the splits are not given.
+
     ``others`` maps the names in :data:`STUDIES` to the ``results.csv`` of the study that answers
     them; names without a file are "not run". Raises DmfError if a file that is there is damaged,
     ValueError for an unknown name.
@@ -168,15 +201,18 @@ def explain(
     found = {name: results.read(path) for name, path in others.items() if path.exists()}
     explanations = []
     for dataset in parameters.grid.datasets:
-        usual = results.values(table, dataset, **_DICE)
         for question in _QUESTIONS:
+            if question.of_the_benchmark and parameters.split.kind != "given":
+                continue
+            usual = results.values(table, dataset, **question.score)
             other = pd.DataFrame()
             elsewhere = ""
             if question.other is not None:
                 other = results.values(table, dataset, **question.other)
             elif question.id in found:
-                other = results.values(found[question.id], dataset, **_DICE)
-                elsewhere = _elsewhere(question, parameters, dataset, table, found[question.id])
+                other = results.values(found[question.id], dataset, **question.score)
+                if not question.of_the_benchmark:
+                    elsewhere = _elsewhere(question, parameters, dataset, table, found[question.id])
             explanations.append(_answer(question, parameters, dataset, usual, other, elsewhere))
     return explanations
 
@@ -286,7 +322,7 @@ def _rows(
     other: pd.DataFrame,
 ) -> dict[str, dict[str, Any]]:
     """Return the numbers of every configuration that both readings have."""
-    known = paper_dataset(parameters, dataset)
+    known = None if question.of_the_benchmark else paper_dataset(parameters, dataset)
     paper = paper_table(known)[("dice", "mean")] / 100 if known else pd.Series(dtype=float)
     rows = {}
     for name in (str(name) for name in usual if name in other):
