@@ -15,6 +15,7 @@ from conftest import REPOSITORY
 
 EVIDENCE = REPOSITORY / "docs/evidence.md"
 NUMBER = re.compile(r"\d+\.\d+")
+NUMBERS = re.compile(r"[−+]\d+\.\d+")
 # As a report prints it: +3.38, 77.30 ± 2.01, −0.68 to +2.04.
 VALUE = re.compile(r"[−+]?\d+\.\d+(?: (?:±|to) [−+]?\d+\.\d+)?")
 
@@ -76,6 +77,33 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
             excludes, p = found.groups()
             corrected = "†" if p.startswith("<") or float(p) < 0.05 else "(†)"
             assert mark == (corrected if "paper's gain" in excludes else ""), (study, name)
+
+
+def test_the_table_of_changes_is_that_of_the_explanations() -> None:
+    """Changes and gains stand in the explanations of `full_size`, or with the changed study."""
+    studies = {
+        "half_size": "64 pixels",
+        "linear_rate": "falling rate",
+        "equal_batches": "equal batches",
+        "no_skips": "no skip connections",
+    }
+    folder = REPOSITORY / publication.FOLDER
+    explained = (folder / "full_size" / "report.md").read_text()
+    below = (REPOSITORY / "docs/findings.md").read_text().split("\nChanges of the paper's size")[1]
+    rows = [line.strip("|").split(" | ") for line in below.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == len(studies)
+    for (_, seeds, *cells), (study, words) in zip(rows, studies.items(), strict=True):
+        (line,) = (line for line in explained.splitlines() if f"%, {words} " in line)
+        last, best, gain, best_gain = (cell.strip() for cell in cells)
+        change, low, high = NUMBERS.findall(last)
+        interval = f"({change} points, 95 % interval {low} to {high}, n = {seeds})"
+        assert f"%, {words} " in line.split(interval)[0]
+        assert line.split(interval)[0].count("Fixed weights: ") == 1
+        assert "CB-Dice" not in line.split(interval)[0]
+        assert f"Fixed weights, other evaluations: best validation epoch {best}, " in line
+        assert f", {words} {gain.replace('[', '([')}, above in" in line
+        own = (folder / f"full_size_{study}" / "report.md").read_text()
+        assert f"\n| best validation epoch | {best_gain} | " in own
 
 
 def test_the_distance_to_the_paper_is_that_of_the_runs() -> None:
