@@ -2,6 +2,7 @@
 
 from dmf.analysis.protocol import (
     departures,
+    is_smaller,
     paper_dataset,
     reduction_note,
     reductions,
@@ -38,6 +39,23 @@ def test_other_departures_are_said() -> None:
         update={"preset": "released", "split": split, "changed": ["losses.reduction = image"]}
     )
     assert len(departures(changed)) == 4
+
+
+def test_what_is_larger_than_in_the_paper_is_no_reduction() -> None:
+    """It is a departure: more epochs beside smaller images leave a reduced study reduced."""
+    mixed = make_study(seeds=10, epochs=300, image_size=64).report_parameters()
+    mixed = mixed.model_copy(update={"filters": [32, 64, 128, 256, 512]})
+    assert reductions(mixed) == ["64-pixel images (paper 128)"]
+    assert departures(mixed) == [
+        "300 epochs, not 100",
+        "U-Net filters [32, 64, 128, 256, 512], not [32, 64, 128, 256]",
+    ]
+    assert is_smaller(mixed)
+    larger = mixed.model_copy(update={"image_size": 256})
+    assert reductions(larger) == []
+    assert not is_smaller(larger)
+    other = mixed.model_copy(update={"filters": [64, 416]})
+    assert "U-Net filters [64, 416] ([32, 64, 128, 256])" in reductions(other)
 
 
 def test_only_the_papers_kinds_are_the_papers_data() -> None:

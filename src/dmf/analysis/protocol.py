@@ -26,26 +26,40 @@ def training_length(parameters: ReportParameters) -> str:
 
 def reductions(parameters: ReportParameters) -> list[str]:
     """Say in which sizes the study is smaller than the paper's; empty for the full study."""
-    seeds = min(parameters.grid.seeds, PAPER["seeds"])  # more seeds are no reduction
-    sizes: list[tuple[Any, Any, str]] = []
-    if parameters.steps is None:  # a given number of steps is another length on every set
-        sizes = [(parameters.epochs, PAPER["epochs"], training_length(parameters))]
-    sizes += [
-        (parameters.image_size, PAPER["image_size"], f"{parameters.image_size}-pixel images"),
-        (parameters.filters, PAPER["filters"], f"U-Net filters {parameters.filters}"),
-        (seeds, PAPER["seeds"], count(seeds, "seed")),
-    ]
-    smaller = [(text, theirs) for ours, theirs, text in sizes if ours != theirs]
+    smaller = [(text, theirs) for text, theirs, side in _sizes(parameters) if side < 0]
+    seeds = parameters.grid.seeds
+    if seeds < PAPER["seeds"]:  # more seeds are no reduction
+        smaller.append((count(seeds, "seed"), PAPER["seeds"]))
     return [
         f"{text} ({'' if place else 'paper '}{theirs})"
         for place, (text, theirs) in enumerate(smaller)
     ]
 
 
+def enlargements(parameters: ReportParameters) -> list[str]:
+    """Say in which sizes the study is larger than the paper's, seeds aside."""
+    return [f"{text}, not {theirs}" for text, theirs, side in _sizes(parameters) if side > 0]
+
+
 def is_smaller(parameters: ReportParameters) -> bool:
     """Say whether images, network or training are smaller than the paper's, seeds aside."""
-    ours = (parameters.epochs, parameters.image_size, parameters.filters)
-    return ours != (PAPER["epochs"], PAPER["image_size"], PAPER["filters"])
+    return any(side < 0 for *_, side in _sizes(parameters))
+
+
+def _sizes(parameters: ReportParameters) -> list[tuple[str, Any, int]]:
+    """Return each size in words, the paper's, and whether ours is smaller (-1) or larger (1)."""
+    sizes: list[tuple[str, Any, Any, bool]] = []
+    if parameters.steps is None:  # a given number of steps is another length on every set
+        ours, theirs = parameters.epochs, PAPER["epochs"]
+        sizes.append((training_length(parameters), ours, theirs, ours > theirs))
+    ours, theirs = parameters.image_size, PAPER["image_size"]
+    sizes.append((f"{ours}-pixel images", ours, theirs, ours > theirs))
+    filters, known = parameters.filters, PAPER["filters"]
+    sizes.append((f"U-Net filters {filters}", filters, known, sum(filters) > sum(known)))
+    return [
+        (text, paper, 0 if mine == paper else 1 if larger else -1)
+        for text, mine, paper, larger in sizes
+    ]
 
 
 def precisions(parameters: ReportParameters) -> list[str]:
@@ -59,7 +73,7 @@ def precisions(parameters: ReportParameters) -> list[str]:
 
 
 def departures(parameters: ReportParameters) -> list[str]:
-    """Say in which other ways the protocol is not the paper's: preset, split, changed settings.
+    """Say in which other ways the protocol is not the paper's: preset, split, sizes, settings.
 
     Also the precision of the training, from the records of the runs, where it is not fp32.
     """
@@ -74,7 +88,7 @@ def departures(parameters: ReportParameters) -> list[str]:
         found.append("a given split (the paper's is taken to be random)")
     if not parameters.split.per_seed:
         found.append("one split serves all seeds")
-    return found + [f"`{setting}`" for setting in parameters.changed]
+    return found + enlargements(parameters) + [f"`{setting}`" for setting in parameters.changed]
 
 
 def reduction_head(parameters: ReportParameters) -> str:

@@ -421,3 +421,16 @@ def test_heads_stay_inside_their_figure(inches: float) -> None:
         extent = line.get_window_extent()
         assert extent.x0 >= 0, line.get_text()
         assert extent.x1 <= figure.bbox.x1, line.get_text()
+
+
+def test_many_changed_settings_leave_the_panels_their_room() -> None:
+    made = synthetic.make_study({"busi": "busi"}, configurations=["fixed"], seeds=2)
+    many = [f"losses.fixed_weights = [0.5, {number}]" for number in range(12)]
+    empty = pd.DataFrame(columns=results.COLUMNS)
+    heights = []
+    for changed in ([], many):
+        parameters = made.report_parameters().model_copy(update={"changed": changed})
+        drawn = style.placeholder(style.Material(empty, empty, parameters, "busi"), "title", "why")
+        FigureCanvasAgg(drawn.figure).draw()
+        heights.append(drawn.figure.axes[0].get_window_extent().height)
+    assert heights[1] > 0.8 * heights[0]

@@ -159,6 +159,8 @@ def head(figure: Figure, material: Material) -> None:
         note = reduction_head(parameters)
     width = figure.get_figwidth()
     settings = textwrap.wrap(settings_note(parameters), int(18 * width))
+    # Figures have room for two lines; many changed settings would leave the panels none.
+    figure.set_figheight(figure.get_figheight() + 0.135 * max(0, len(settings) - 2))
     study = f"{material.label} · study {parameters.grid.name}"
     title = figure.suptitle(
         textwrap.fill(f"{study} \N{EM DASH} {note}" if note else study, int(14 * width))
