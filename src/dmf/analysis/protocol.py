@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from dmf.analysis.words import count, listed
 from dmf.layout import cells
 from dmf.study import PAPER, PAPER_DATASETS, ReportParameters
@@ -26,7 +28,7 @@ def training_length(parameters: ReportParameters) -> str:
 
 def reductions(parameters: ReportParameters) -> list[str]:
     """Say in which sizes the study is smaller than the paper's; empty for the full study."""
-    smaller = [(text, theirs) for text, theirs, side in _sizes(parameters) if side < 0]
+    smaller = [(text, theirs) for text, theirs, larger in _sizes(parameters) if not larger]
     seeds = parameters.grid.seeds
     if seeds < PAPER["seeds"]:  # more seeds are no reduction
         smaller.append((count(seeds, "seed"), PAPER["seeds"]))
@@ -38,27 +40,30 @@ def reductions(parameters: ReportParameters) -> list[str]:
 
 def enlargements(parameters: ReportParameters) -> list[str]:
     """Say in which sizes the study is larger than the paper's, seeds aside."""
-    return [f"{text}, not {theirs}" for text, theirs, side in _sizes(parameters) if side > 0]
+    return [f"{text}, not {theirs}" for text, theirs, larger in _sizes(parameters) if larger]
 
 
 def is_smaller(parameters: ReportParameters) -> bool:
     """Say whether images, network or training are smaller than the paper's, seeds aside."""
-    return any(side < 0 for *_, side in _sizes(parameters))
+    return any(not larger for *_, larger in _sizes(parameters))
 
 
-def _sizes(parameters: ReportParameters) -> list[tuple[str, Any, int]]:
-    """Return each size in words, the paper's, and whether ours is smaller (-1) or larger (1)."""
-    sizes: list[tuple[str, Any, Any, bool]] = []
+def _sizes(parameters: ReportParameters) -> list[tuple[str, Any, bool]]:
+    """Return each size that is not the paper's in words, the paper's, and whether ours is larger.
+
+    A network's size is the sum of its filters.
+    """
+    pixels, filters = parameters.image_size, parameters.filters
+    sizes: list[tuple[str, Any, Any]] = [
+        (f"{pixels}-pixel images", pixels, PAPER["image_size"]),
+        (f"U-Net filters {filters}", filters, PAPER["filters"]),
+    ]
     if parameters.steps is None:  # a given number of steps is another length on every set
-        ours, theirs = parameters.epochs, PAPER["epochs"]
-        sizes.append((training_length(parameters), ours, theirs, ours > theirs))
-    ours, theirs = parameters.image_size, PAPER["image_size"]
-    sizes.append((f"{ours}-pixel images", ours, theirs, ours > theirs))
-    filters, known = parameters.filters, PAPER["filters"]
-    sizes.append((f"U-Net filters {filters}", filters, known, sum(filters) > sum(known)))
+        sizes.insert(0, (training_length(parameters), parameters.epochs, PAPER["epochs"]))
     return [
-        (text, paper, 0 if mine == paper else 1 if larger else -1)
-        for text, mine, paper, larger in sizes
+        (text, theirs, bool(np.sum(ours) > np.sum(theirs)))
+        for text, ours, theirs in sizes
+        if ours != theirs
     ]
 
 
