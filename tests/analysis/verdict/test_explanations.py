@@ -13,7 +13,7 @@ from dmf.study import ReportParameters
 
 from synthetic import make_study, write_study
 
-BENCHMARK = {"deeper", "no_augmentation", "hundred_epochs"}
+BENCHMARK = {"deeper", "no_augmentation", "hundred_epochs", "image_losses"}
 CONFIGURATIONS = ["cb_dice-variance", "none-mad", "fixed"]
 Study = tuple[pd.DataFrame, ReportParameters, Path]
 

@@ -175,6 +175,12 @@ _QUESTIONS = (
         of_the_benchmark=True,
     ),
     _Question(
+        "image_losses",
+        f"What if losses are counted over each image, not over the batch ({_MEASURE})?",
+        ("this study", "losses per image"),
+        of_the_benchmark=True,
+    ),
+    _Question(
         "other_machine",
         "What do the same runs give on another machine, which rounds differently?",
         ("this study", "another machine"),
