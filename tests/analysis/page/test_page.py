@@ -212,7 +212,7 @@ def test_every_explanation_names_its_verdict_before_it_is_opened(
 ) -> None:
     found = section(html_of(mixed[0]), "explanations")
     summaries = re.findall(r"<summary>.*?</summary>", found, flags=re.DOTALL)
-    extra = len(explanations.STUDIES) - 3  # three are asked of given splits alone
+    extra = len(explanations.STUDIES) - 4  # four are asked of given splits alone
     assert len(summaries) == extra + 5
     assert all('class="badge' in summary for summary in summaries)
     assert sum("not run" in summary for summary in summaries) == extra
