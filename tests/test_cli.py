@@ -189,6 +189,11 @@ def test_verify_names_everything_that_is_not_what_it_should_be(trained: Study) -
     longer = trained.model_copy(update={"training": training})
     assert ["other parameters" in line for line in problems(longer, ["phantom"])] == [True]
 
+    other = trained.split.model_copy(update={"train": 0.6, "validation": 0.2, "test": 0.2})
+    assert problems(trained.model_copy(update={"split": other}), ["phantom"]) == [
+        "data/splits/phantom/seed-00.csv: not the split of these images that the study makes"
+    ]
+
     npz = Path("data/filtered/phantom.npz")
     npz.write_bytes(npz.read_bytes()[:-50])
     assert any("phantom.npz is damaged" in line for line in problems(trained, ["phantom"]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from dmf import publication
 from dmf.cli import app
@@ -261,6 +262,21 @@ def kill_at(module: object, name: str, call: int) -> None:
 
 def quiet(line: str) -> None:
     pass
+
+
+def test_a_second_process_waits_and_keeps_the_runs_of_the_first(here: Path) -> None:
+    write_run(tiny_seeds(2), 0)
+    lock = FileLock(here / ".lock")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        lock.release()
+
+    with lock:
+        publication.publish(tiny_seeds(2), Path("out"), say)
+    assert said[0] == "out: another process publishes; waiting for it"
+    assert len(runs(Path("out"))) == 1
 
 
 def test_a_full_disk_leaves_what_was_published(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

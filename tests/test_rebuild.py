@@ -79,6 +79,12 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     assert "another process rebuilds reports; waiting" in said[0]
 
 
+def test_without_a_published_study_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DmfError, match="holds no published study"):
+        rebuild([], tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
+
+
 def test_git_keeps_a_report_to_read_and_a_row_for_each_run(project: Path) -> None:
     folder = project / FOLDER / "synthetic"
     assert {path.name for path in folder.iterdir()} == {

@@ -82,6 +82,8 @@ def test_overlays_name_the_study_unless_one_of_them_does(tmp_path: Path) -> None
 
 REFUSED = {
     "unknown key": ("training: {epoch: 3}", ["training.epoch", "Did you mean 'epochs'?"]),
+    "unknown key of the study": ("study: {seed: 3}", ["study.seed", "Did you mean 'seeds'?"]),
+    "unknown section, study": ("studdy: {seeds: 3}", ["studdy", "Did you mean 'study'?"]),
     "unknown section": ("trainin: {}", ["trainin", "Did you mean 'training'?"]),
     "wrong type": ("training: {epochs: ten}", ["training.epochs = 'ten'", "integer"]),
     "number as text": ("training: {epochs: '10'}", ["training.epochs = '10'", "integer"]),

@@ -20,7 +20,7 @@ import yaml
 from dmf import layout
 from dmf.data import archives
 from dmf.errors import DmfError, Log
-from dmf.files import read_text, write_text
+from dmf.files import locked, read_text, write_text
 from dmf.study import Study
 from dmf.training.run_record import Run, complete_record, misfits, read_record, runs
 
@@ -56,7 +56,11 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
     that earlier runs must have used are not here, if what was published is damaged, or if the disk
     refuses the copy. What was published then stays as it was.
     """
-    with unpacked(target) as before, tempfile.TemporaryDirectory(prefix="dmf-") as merged:
+    with (
+        _alone(target, log),
+        unpacked(target) as before,
+        tempfile.TemporaryDirectory(prefix="dmf-") as merged,
+    ):
         named = runs(study)
         kept = [run for run in named if _fits(run, before) and not _fits(run, Path())]
         stay = {run.cell.folder for run in kept}
@@ -91,6 +95,9 @@ def left(study: Study, target: Path) -> list[Path]:
 
     Raises DmfError if the data of a run are not here, or if ``target`` is damaged.
     """
+    if any(_unfinished(target)):  # of a process that was killed, or still writes
+        with _alone(target):
+            pass
     with unpacked(target) as before:
         return [
             run.cell.metrics
@@ -112,7 +119,6 @@ def unpacked(target: Path) -> Iterator[Path]:
     It is empty if nothing is published. Raises DmfError for a damaged archive, and for one that
     holds anything but records.
     """
-    _recover(target)
     with tempfile.TemporaryDirectory(prefix="dmf-") as name:
         folder = Path(name) / "records"
         if (target / ARCHIVE).exists():
@@ -235,10 +241,27 @@ def _swap(copy: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Return what lies beside ``target`` while it is written."""
+    return target.parent.glob(f".{target.name}.*")
+
+
+@contextmanager
+def _alone(target: Path, log: Log = print) -> Iterator[None]:
+    """Let one process at a time publish beside ``target``, and mend what a killed one left."""
+
+    def say(_: str) -> None:
+        log(f"{target}: another process publishes; waiting for it")
+
+    with locked(target.with_name(".lock"), waiting=say):
+        _recover(target)
+        yield
+
+
 def _recover(target: Path) -> None:
     """Mend what a killed :func:`publish` left: the old state, or the new if it was complete."""
     old = target.with_name(f".{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)
-    for path in target.parent.glob(f".{target.name}.*"):
+    for path in _unfinished(target):
         shutil.rmtree(path, ignore_errors=True)

@@ -19,7 +19,7 @@ from dmf.analysis import results, tables
 from dmf.analysis.figures import catalogue
 from dmf.analysis.page import page
 from dmf.analysis.paper import audit
-from dmf.errors import Log
+from dmf.errors import DmfError, Log
 from dmf.files import locked, write_text
 from dmf.outcomes import EVALUATIONS
 from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
@@ -41,8 +41,10 @@ def rebuild(folders: Sequence[Path], root: Path = Path(), log: Log = print) -> N
 
     A report also reads the results of studies published beside its own: they are made first, and
     what was built of a study that is no longer published goes. One process at a time does it.
-    Raises DmfError if a folder holds no published study, or damaged records.
+    Raises DmfError if no folder is named, if one holds no published study, or damaged records.
     """
+    if not folders:
+        raise DmfError(f"{root / FOLDER} holds no published study. `dmf publish` makes one.")
     built = (root / BUILD).resolve()
 
     def say(_: str) -> None:

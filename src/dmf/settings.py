@@ -188,7 +188,7 @@ class FolderSource(Reading, Subjects):
     """Somebody's own images and masks, from a folder or an archive."""
 
     kind: Literal["folder"]
-    archive: str
+    archive: Annotated[str, Field(min_length=1)]
     licence: str = "not stated"
     citation: str = ""
 

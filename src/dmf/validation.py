@@ -54,5 +54,10 @@ def _allowed_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for index, key in enumerate(location):
         if index == 1 and location[0] == "datasets":
             return sorted({field for source in SOURCES for field in source.model_fields})
-        section = section.model_fields[key].annotation
-    return list(section.model_fields)
+        section = _by_key(section)[key].annotation
+    return list(_by_key(section))
+
+
+def _by_key(section: Any) -> dict[str, Any]:
+    """Return the fields of a section by their names in the file."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}

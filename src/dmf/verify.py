@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from dmf import layout
-from dmf.data import raw
+from dmf.data import raw, splits
 from dmf.data.arrays import read_arrays
+from dmf.data.tables import read_table
 from dmf.errors import DmfError
 from dmf.files import read_json, writing
 from dmf.study import Study
@@ -27,6 +28,7 @@ def problems(study: Study, datasets: Sequence[str]) -> list[str]:
     found: list[str] = []
     for dataset in datasets:
         found += [*_raw_problems(dataset), *_array_problems(study, dataset)]
+        found += _split_problems(study, dataset)
         for run in runs(study):
             if run.cell.dataset == dataset:
                 found += _run_problems(run)
@@ -91,6 +93,21 @@ def _array_problems(study: Study, dataset: str) -> Iterator[str]:
         return
     if made_with != study.filter_parameters().model_dump(mode="json"):
         yield f"{path}: made with other parameters than the study's: {made_with}"
+
+
+def _split_problems(study: Study, dataset: str) -> Iterator[str]:
+    """Yield the splits that are not those that the study makes; nothing without the raw data."""
+    if not (layout.RAW / dataset).exists():
+        return
+    try:
+        manifest = raw.read_manifest(dataset)
+        for seed in range(study.grid.seeds):
+            path = layout.split(dataset, seed)
+            table = {row["id"]: row["subset"] for row in read_table(path, ("id", "subset"))}
+            if table != splits.subsets_of(dataset, manifest, seed, study.split).to_dict():
+                yield f"{path}: not the split of these images that the study makes"
+    except DmfError as error:
+        yield str(error)
 
 
 def _run_problems(run: Run) -> Iterator[str]:

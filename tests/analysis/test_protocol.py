@@ -39,6 +39,10 @@ def test_other_departures_are_said() -> None:
         update={"preset": "released", "split": split, "changed": ["losses.reduction = image"]}
     )
     assert len(departures(changed)) == 4
+    split = parameters.split.model_copy(update={"train": 0.5, "validation": 0.25, "test": 0.25})
+    assert departures(parameters.model_copy(update={"split": split})) == [
+        "50/25/25 % of the images train, validate and test, not 70/15/15"
+    ]
 
 
 def test_what_is_larger_than_in_the_paper_is_no_reduction() -> None:

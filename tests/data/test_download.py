@@ -251,6 +251,30 @@ def test_a_set_without_any_usable_image_is_refused_even_when_skipping(home: Path
     assert message.count("\n") < 15
 
 
+def test_a_set_of_images_without_lesion_has_nothing_to_leave_out(home: Path) -> None:
+    members = {f"scans/{n}.png": png(scan(n)) for n in range(3)}
+    members |= {f"truth/{n}.png": png(scan(n) // 255) for n in range(3)}  # of 0 and 1
+    write_zip(home / "own.zip", members)
+    places = {"images": "scans", "masks": "truth", "without_lesion": "leave_out"}
+    fails(
+        "all are left aside .3 with an empty mask",
+        "own",
+        kind="folder",
+        archive="own.zip",
+        **places,
+    )
+
+
+def test_an_archive_that_cannot_be_read_is_named(
+    home: Path, busc_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(download, "_hash", failing)
+    fails(r"busc\.zip could not be read \(Input/output error\)", archive=str(busc_zip))
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [

@@ -95,8 +95,10 @@ def test_a_delivery_beside_another_leaves_the_runs_to_it(
     write_study(workdir, study)
     monkeypatch.setattr("dmf.tracking.delivery.LOCK_SECONDS", 0.1)
     with FileLock("mlflow/.lock"):
-        summary = deliver(study, strict=True)
-    assert (summary.delivered, summary.failed) == (0, 0)
+        summary = deliver(study)
+        with pytest.raises(DmfError, match="Another `dmf track` is still running"):
+            deliver(study, strict=True)
+    assert (summary.delivered, summary.failed) == (0, 4)
     assert "Another `dmf track` is still running" in summary.message
     assert Path("mlflow/tracked.json").exists()
 

@@ -124,6 +124,17 @@ def refused(match: str, dataset: str = "other") -> None:
     assert contents(Path()) == before
 
 
+def test_two_that_would_write_to_one_folder_are_refused() -> None:
+    write_model(Path("a/x.safetensors"))
+    write_model(Path("b/x.safetensors"))
+    files = (RUN / "model.safetensors", RUN / "best.safetensors")
+    for pair in ([Path("a/x.safetensors"), Path("b/x.safetensors")], files):
+        with pytest.raises(DmfError, match="2 of the models are called"):
+            list(evaluate(pair, "other"))
+    assert not Path("reports").exists()
+    assert len(list(evaluate(files, "other", every_image=False))) == 2
+
+
 def test_the_set_it_was_trained_on_is_refused() -> None:
     a_run("other")
     refused("was trained on images of other")

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -268,6 +270,19 @@ def test_a_split_of_other_images_is_refused(tiny_study: StudyMaker) -> None:
         train_quietly(study)
 
 
+def test_a_split_that_leaks_or_leaves_out_is_refused(tiny_study: StudyMaker) -> None:
+    study = tiny_study()
+    path = the_run(study).cell.split
+    whole = path.read_text()
+    last = whole.splitlines()[-1].split(",")[0]
+    path.write_text(f"{whole}{last},train\n{last},test\n")
+    with pytest.raises(DmfError, match=rf"'{last}'.*named twice"):
+        train_quietly(study)
+    path.write_text("\n".join(whole.splitlines()[:-1]) + "\n")
+    with pytest.raises(DmfError, match=rf"leaves out 1 images .*'{last}'"):
+        train_quietly(study)
+
+
 def test_a_diverged_run_says_where_and_is_no_failure(tiny_study: StudyMaker) -> None:
     study = tiny_study(training={"learning_rate": 1e30})
     folder = the_run(study).cell.folder
@@ -336,6 +351,27 @@ def test_sigterm_saves_a_checkpoint_and_the_run_continues(tiny_study: StudyMaker
     assert status == "complete"
     assert any("continuing after epoch" in line for line in lines)
     assert fingerprint(run.cell.folder) == expected
+
+
+def test_an_epoch_that_was_interrupted_counts_all_its_seconds(
+    tiny_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    run_epoch = engine_module.Engine.run_epoch
+
+    def stopped(self: engine_module.Engine, epoch: int, stop: Callable[[], bool]) -> Any:
+        if epoch < 2:
+            return run_epoch(self, epoch, stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        return None
+
+    monkeypatch.setattr(engine_module.Engine, "run_epoch", stopped)
+    with pytest.raises(train_module.Interrupted):
+        train_quietly(study)
+    monkeypatch.setattr(engine_module.Engine, "run_epoch", run_epoch)
+    train_quietly(study)
+    assert pd.read_csv(the_run(study).cell.folder / "timing.csv")["seconds"][1] > 0.5
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_serves(

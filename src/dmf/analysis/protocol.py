@@ -6,6 +6,8 @@ import numpy as np
 
 from dmf.analysis.words import count, listed
 from dmf.layout import cells
+from dmf.outcomes import SUBSETS
+from dmf.settings import Split
 from dmf.study import PAPER, PAPER_DATASETS, ReportParameters
 from dmf.training.run_record import read_record
 
@@ -78,19 +80,30 @@ def precisions(parameters: ReportParameters) -> list[str]:
 
 
 def departures(parameters: ReportParameters) -> list[str]:
-    """Say in which other ways the protocol is not the paper's: preset, split, sizes, settings.
+    """Say in which other ways the study is not the paper's: of the protocol, and in precision.
 
-    Also the precision of the training, from the records of the runs, where it is not fp32.
+    The precision of the training is that in the records of the runs, named where it is not fp32.
     """
+    lower = [name for name in precisions(parameters) if name != "fp32"]
+    rounding = [f"trained in {listed(lower)}, not fp32"] if lower else []
+    return rounding + protocol_departures(parameters)
+
+
+def protocol_departures(parameters: ReportParameters) -> list[str]:
+    """Say in which ways the protocol is not the paper's: preset, split, larger sizes, settings."""
     found = []
-    if lower := [name for name in precisions(parameters) if name != "fp32"]:
-        found.append(f"trained in {listed(lower)}, not fp32")
     if parameters.preset == "released":
         found.append("preset `released`: the published notebook's hard losses")
     if parameters.split.kind == "grouped":
         found.append("duplicate-grouped split (the paper's is taken to be naive)")
     if parameters.split.kind == "given":
         found.append("a given split (the paper's is taken to be random)")
+    shares, theirs = (
+        "/".join(f"{100 * getattr(split, name):g}" for name in SUBSETS)
+        for split in (parameters.split, Split())
+    )
+    if shares != theirs:
+        found.append(f"{shares} % of the images train, validate and test, not {theirs}")
     if not parameters.split.per_seed:
         found.append("one split serves all seeds")
     return found + enlargements(parameters) + [f"`{setting}`" for setting in parameters.changed]

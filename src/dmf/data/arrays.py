@@ -126,19 +126,25 @@ def read_subsets(split: Path, arrays: Arrays) -> dict[str, Indices]:
     """Return the places in `arrays` of each subset's images, in order, as the file `split` says.
 
     It stands here, not beside the writer, because a training pays for every import, and this needs
-    no pandas. Raises DmfError if the split is of other images, or leaves a subset empty.
+    no pandas. Raises DmfError unless the split names every image once, or if a subset is empty.
     """
+    remedy = f"Make the split again: snakemake --forcerun split -- split_{arrays.dataset}"
     places = {name: index for index, name in enumerate(arrays.ids)}
     members: dict[str, list[int]] = {name: [] for name in SUBSETS}
     with split.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["id"] not in places or row["subset"] not in members:
+            place = places.pop(row["id"], None)
+            if place is None or row["subset"] not in members:
                 raise DmfError(
                     f"{split}: image {row['id']!r} in subset {row['subset']!r} is not part of the "
-                    f"filtered {arrays.dataset}. Make the split again: snakemake --forcerun split "
-                    f"-- split_{arrays.dataset}"
+                    f"filtered {arrays.dataset}, or named twice. {remedy}"
                 )
-            members[row["subset"]].append(places[row["id"]])
+            members[row["subset"]].append(place)
+    if places:
+        raise DmfError(
+            f"{split} leaves out {len(places)} images of the filtered {arrays.dataset}, such as "
+            f"{next(iter(places))!r}. {remedy}"
+        )
     for name, indices in members.items():
         if not indices:
             raise DmfError(f"{split}: the {name} subset is empty; use more images")

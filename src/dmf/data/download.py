@@ -175,6 +175,12 @@ def _read(
 
 def _judge(found: pairing.Found, policy: str, usable: int) -> None:
     """Refuse a set with problems, or say which images are skipped."""
+    if not found.problems and not usable:
+        raise DmfError(
+            "no usable image: all are left aside ("
+            + ", ".join(f"{n} {what}" for what, n in found.ignored.items())
+            + "). Masks are read as without_lesion, class_values and table in params.yaml say."
+        )
     if not found.problems:
         return
     counts = Counter(problem.kind for problem in found.problems)
@@ -223,7 +229,10 @@ def _local(dataset: str, source: ArchiveSource | FolderSource, root: Path) -> Co
     path = root / Path(value).expanduser()
     if not path.exists():
         raise DmfError(f"{named} names {path}, which does not exist. Correct the path.")
-    sha256 = _hash(path)
+    try:
+        sha256 = _hash(path)
+    except OSError as error:
+        raise DmfError(f"{named}: {path} could not be read ({error.strerror or error}).") from error
     known = _stated_checksums(_origin(source))
     return Content(path, f"local: {path.name}", sha256, "published" if sha256 in known else "none")
 

@@ -34,18 +34,11 @@ Room = dict[str, Counter[str]]  # how many images of a class (first key) a subse
 def write_split(dataset: str, seed: int, split: Split, log: Log = print) -> None:
     """Write `data/splits/<dataset>/seed-NN.csv` (id, subset), in the order of the manifest.
 
-    A given split is read from its file and checked. Raises DmfError if the set is missing or too
-    small to fill every subset, or if the file is not a split of it.
+    Raises DmfError as :func:`subsets_of` does, and if the set is missing.
     """
     manifest = raw.read_manifest(dataset)
+    subsets = subsets_of(dataset, manifest, seed, split)
     path = split.path(dataset, seed)
-    try:
-        if path is None:
-            subsets = assign(manifest, seed if split.per_seed else 0, split)
-        else:
-            subsets = _given(path, manifest, split)
-    except ValueError as error:
-        raise DmfError(f"{dataset}: {error}") from None
     if path is not None and (separated := separated_pairs(manifest, subsets)):
         log(
             f"note: {path} puts {separated} pairs of images of the same patient or duplicate group "
@@ -53,6 +46,21 @@ def write_split(dataset: str, seed: int, split: Split, log: Log = print) -> None
         )
     with atomic_path(layout.split(dataset, seed)) as temporary:
         subsets.to_csv(temporary, lineterminator="\n")
+
+
+def subsets_of(dataset: str, manifest: pd.DataFrame, seed: int, split: Split) -> pd.Series:
+    """Return the subset of every image in the run of `seed`, indexed by id.
+
+    A given split is read from its file and checked. Raises DmfError if the set is too small to fill
+    every subset, or if the file is not a split of it.
+    """
+    path = split.path(dataset, seed)
+    if path is not None:
+        return _given(path, manifest, split)
+    try:
+        return assign(manifest, seed if split.per_seed else 0, split)
+    except ValueError as error:
+        raise DmfError(f"{dataset}: {error}") from None
 
 
 def assign(manifest: pd.DataFrame, seed: int, split: Split) -> pd.Series:

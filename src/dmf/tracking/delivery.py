@@ -115,10 +115,11 @@ class _Delivery:
             if not TRACKED.exists():
                 write_json(TRACKED, {})
             message = (
-                f"Another `dmf track` is still running here after {LOCK_SECONDS} s; "
-                "it will deliver these runs too."
+                f"Another `dmf track` is still running here after {LOCK_SECONDS} s. It may not "
+                "see the runs that finished since it began: run this again when it has ended."
             )
-            return Summary(len(self.delivered), 0, 0, message)
+            missing = sum(c.metrics.exists() and c not in self.delivered for c in self.cells)
+            return Summary(len(self.delivered), 0, missing, message)
 
     def _deliver(self, live: bool) -> Summary:
         finished, problems = self._read_finished()

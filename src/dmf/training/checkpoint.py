@@ -27,7 +27,8 @@ class Progress:
 
     ``epochs`` are finished ones; ``history`` and ``timing`` hold their rows; ``settling`` the
     scores by subset of each of the last fifth of the epochs; ``best_epoch`` is the earliest of the
-    highest validation CB-Dice, or 0; ``devices`` says from which epoch on which device trained.
+    highest validation CB-Dice, or 0; ``devices`` says from which epoch on which device trained;
+    ``seconds`` went into the epoch that is not finished.
     """
 
     epochs: int = 0
@@ -37,6 +38,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -1.0
     devices: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def save(
@@ -86,13 +88,8 @@ def load(
 
 
 def discard(folder: Path) -> None:
-    """Remove a run's checkpoints, and the folders above them that become empty."""
+    """Remove a run's checkpoints; the folders above them may be those of trainings that start."""
     shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents[:2]:
-        try:
-            parent.rmdir()
-        except OSError:
-            return
 
 
 def _newest_first(folder: Path) -> list[Path]:

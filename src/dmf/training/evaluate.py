@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,17 @@ def evaluate(
     order of the manifest.
 
     Raises DmfError if the set was not downloaded, a run is unfinished or damaged, has other classes
-    than the set, or was trained on this set.
+    than the set, was trained on this set, or would write where another of them does.
     """
     prepared: dict[str, Prepared] = {}
-    for run, batch_size, files in [_run(path, dataset) for path in models]:
+    named = [_run(path, dataset) for path in models]
+    for run, times in Counter(run for run, *_ in named).items():
+        if every_image and times > 1:
+            raise DmfError(
+                f"{times} of the models are called {run}, and would write to one folder. Name a "
+                "run by its folder, which scores its last and best weights, or rename a file."
+            )
+    for run, batch_size, files in named:
         done = []
         for weights, file in files.items():
             model = read_model(file)

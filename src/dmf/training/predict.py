@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dmf.data import raw
 from dmf.data.filtering import prepare
 from dmf.data.pairing import SUFFIXES
 from dmf.data.pixels import read_grey
@@ -42,8 +43,8 @@ def predict_files(named: Sequence[Path], model_file: Path, folder: Path) -> Iter
 
     `named` are images, and folders, in which all images are taken. In `folder` the results lie as
     the images do below the deepest folder that all those named have in common. Images are filtered
-    and resized as the model's training images were. Masks hold the class index times
-    255 // (classes - 1), as the masks in `data/raw` do.
+    and resized as the model's training images were. Masks have the grey values of the masks in
+    `data/raw` (:func:`dmf.data.raw.grey_levels`).
 
     Raises DmfError, before anything is written, if two results would meet, or if one would replace
     a file that was not written here: `predictions.csv` in `folder` lists the hashes of those that
@@ -60,7 +61,7 @@ def predict_files(named: Sequence[Path], model_file: Path, folder: Path) -> Iter
         probabilities = model.logits(filtered[None]).softmax(1)[0].numpy().transpose(1, 2, 0)
         large = cv2.resize(probabilities, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
         labels = large.argmax(2).astype(np.uint8)
-        levels = labels * (255 // (model.description.classes - 1))
+        levels = raw.grey_levels(model.description.classes)[labels]
         for target, picture in zip(job.targets(), (levels, overlay(grey, labels)), strict=True):
             content = cv2.imencode(".png", picture)[1].tobytes()
             record.add(target, content, job.image)

@@ -190,9 +190,10 @@ class Trainer:
         started, done_before = time.perf_counter(), self.progress.epochs
         with _signals() as stopped:
             for epoch in range(done_before + 1, self.engine.epochs + 1):
-                begin = time.perf_counter()
+                begin = time.perf_counter() - self.progress.seconds
                 steps = self.engine.run_epoch(epoch, lambda: stopped() is not None)
                 if steps is None:
+                    self.progress.seconds = time.perf_counter() - begin
                     self._save()
                     number = stopped()
                     assert number is not None
@@ -265,7 +266,7 @@ class Trainer:
         for subset, values in scores.items():
             row |= {f"{subset}_{name}": values[name] for name in METRICS + FOREGROUND_METRICS}
         seconds = time.perf_counter() - begin
-        progress.epochs = epoch
+        progress.epochs, progress.seconds = epoch, 0.0
         progress.history.append(row)
         progress.timing.append(
             {

@@ -360,6 +360,9 @@ def test_evaluations_are_means_and_paired_differences(study: Study) -> None:
             table = results.values(data.results, "busi", "dice", epoch_choice=evaluation)
             scored = table["cb_dice-mad"] - (table[other] if other else 0)
             assert x == pytest.approx(100 * scored.mean())
+    of_fixed = data.results["configuration"] == "fixed"
+    lacking = data.results[~(of_fixed & (data.results["epoch_choice"] == "settled"))]
+    assert scores.draw_evaluations(replace(data, results=lacking)).figure.axes
     older = data.results[data.results["epoch_choice"].isin(["last", "best", ""])]
     figure = scores.draw_evaluations(replace(data, results=older)).figure
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

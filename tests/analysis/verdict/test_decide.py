@@ -1,4 +1,4 @@
-"""A rule supports seldom what is not so."""
+"""A rule seldom says what is not so."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 
 from dmf.analysis.verdict import decide, statistics
-from dmf.analysis.verdict.claim_schema import Best
+from dmf.analysis.verdict.claim_schema import Best, Every, Spread
 from dmf.analysis.verdict.statistics import Comparison
 from dmf.configurations import paper_configurations
 from dmf.settings import Report
 
 
 class Scores:
-    """A source of equally good configurations, drawn at random."""
+    """The paper's configurations, ten seeds each, of which those in ``runs`` have finished."""
 
     can_grow = True
     test_to_train = 0.0
 
-    def __init__(self, generator: np.random.Generator) -> None:
+    def __init__(self, runs: pd.DataFrame) -> None:
         self.planned = paper_configurations()
-        self._runs = pd.DataFrame(0.8 + generator.normal(0, 0.004, (10, 13)), columns=self.planned)
+        self._runs = runs
 
     def means(self, metric: str) -> "pd.Series[float]":
         return self._runs.mean()
@@ -29,8 +29,16 @@ class Scores:
     def contrast(
         self, weights: Mapping[str, float], metric: str, *, limit: float, confidence: float
     ) -> Comparison | None:
+        if not set(weights) <= set(self._runs):
+            return None
         values = self._runs[list(weights)].to_numpy() @ np.array(list(weights.values()))
         return statistics.paired(values - limit, confidence=confidence)
+
+
+def drawn(generator: np.random.Generator) -> pd.DataFrame:
+    """Return the scores of thirteen configurations that are equally good."""
+    names = paper_configurations()
+    return pd.DataFrame(0.8 + generator.normal(0, 0.004, (10, len(names))), columns=names)
 
 
 @pytest.mark.slow
@@ -38,6 +46,31 @@ def test_best_is_seldom_found_among_equals() -> None:
     """Even if the candidate is chosen after the fact, as the best of three."""
     generator = np.random.default_rng(0)
     rule = Best(test="best", candidates=["focal-*"], among=["*"])
-    outcomes = [decide.decide(rule, Scores(generator), "dice", Report()).outcome for _ in range(60)]
+    outcomes = [
+        decide.decide(rule, Scores(drawn(generator)), "dice", Report()).outcome for _ in range(60)
+    ]
     assert outcomes.count("supported") <= 3
     assert outcomes.count("contradicted") <= 6
+
+
+def test_no_pair_may_be_further_apart_than_the_limit() -> None:
+    """A pair that varies more may be, though the pair of the extreme means surely is not."""
+    rule = Spread(test="spread", among=["*"], limit=0.02, expect="below")
+    runs = 0 * drawn(np.random.default_rng(0)) + 0.8
+    runs += np.linspace(-0.0005, 0.0005, 10)[:, None] * np.arange(13)
+    runs["focal-mad"] -= 0.005
+    runs["fixed"] += 0.0052
+    assert decide.decide(rule, Scores(runs), "dice", Report()).outcome == "supported"
+    runs["none-mad"] += 0.005 + np.tile([-0.04, 0.04], 5)
+    assert runs.mean().idxmax() == "fixed"
+    assert decide.decide(rule, Scores(runs), "dice", Report()).outcome == "inconclusive"
+
+
+def test_runs_that_are_missing_make_a_contradiction_no_easier() -> None:
+    """One of twelve comparisons has run: the others count as if they had p = 1."""
+    rule = Every(test="every", candidates=["*-*"], reference="fixed")
+    noise = np.array([-3, -2, -1, 0, 1, -1, 0, 1, 2, 3]) * 0.0036
+    runs = pd.DataFrame({"fixed": 0.8 - 0 * noise, "focal-mad": 0.8 - 0.0005 + noise})
+    alone = statistics.paired(runs["focal-mad"] - runs["fixed"])
+    assert 0.05 / 12 < statistics.p_below(alone, Report().margin) < 0.05
+    assert decide.decide(rule, Scores(runs), "dice", Report()).outcome == "inconclusive"

@@ -145,3 +145,13 @@ def test_runs_are_told_apart_and_ordered_by_epoch() -> None:
     assert dynamics.quantity({}, "peak_weight").empty
     with pytest.raises(ValueError, match="unknown quantity 'speed'"):
         dynamics.quantity(found, "speed")
+
+
+def test_a_gamma_that_has_fallen_to_zero_says_nothing_of_a_slower_one() -> None:
+    """exp(-0.05 t) is 0 in float32 from about the two thousandth step on."""
+    gamma = 5 * np.exp(-0.05 * 29 * TIME, dtype=np.float32)
+    frame = pd.DataFrame(history_of(gamma=gamma))
+    frame = frame.assign(dataset="busi", configuration="cb_dice-variance", seed=0)
+    (run,) = dynamics.by_run(frame, "busi", Auxiliary(step_batches=1)).values()
+    assert measured("late_share_by_step", run) == 0
+    assert np.isnan(measured("late_share_by_hundred", run))

@@ -119,6 +119,14 @@ def test_at_the_papers_size_a_claim_is_contradicted_and_one_contrast_confirms() 
     ]
     assert confirmatory[0].ours.outcome == "contradicted"
     assert "Holm" not in confirmatory[0].decided_by
+    split = parameters.split
+    for other in (
+        {"preset": "released"},
+        {"split": split.model_copy(update={"per_seed": False})},
+        {"split": split.model_copy(update={"train": 0.5, "validation": 0.25, "test": 0.25})},
+    ):
+        changed = judgements.judge(frame, pd.DataFrame(), parameters.model_copy(update=other))
+        assert not any("confirmatory" in judgement.ours.detail for judgement in changed), other
     small = study.report_parameters()
     judged_small = judgements.judge(frame, pd.DataFrame(), small)
     assert not any("confirmatory" in judgement.ours.detail for judgement in judged_small)
@@ -194,6 +202,13 @@ def test_missing_and_diverged_runs() -> None:
     mean = found["framework-improves/busi/dice"].ours
     assert mean.outcome == "inconclusive"
     assert "Only 11 of 12" in mean.detail
+
+
+def test_the_seeds_of_others_leave_a_comparison_its_verdict() -> None:
+    gone = [("focal-mad", seed) for seed in range(3, 10)]
+    found = judged(dice={"cb_dice-variance": 0.9}, noise=0.001, missing=gone)
+    above = found["cb-dice-variance-above-fixed/busi/dice"].ours
+    assert (above.outcome, above.evidence["n"]) == ("supported", 10)
 
 
 def test_configurations_that_were_not_run() -> None:

@@ -193,7 +193,8 @@ def draw_evaluations(material: Material) -> Drawing:
     for offset, (evaluation, table) in zip(offsets, tables.items(), strict=True):
         shown = [table]
         if with_gains:
-            shown.append(table.sub(table["fixed"], axis="index").drop(columns="fixed"))
+            fixed = table.get("fixed", np.nan)  # older runs lack some evaluations
+            shown.append(table.sub(fixed, axis="index").drop(columns="fixed", errors="ignore"))
         for axes, numbers in zip(panels, shown, strict=True):
             means = numbers.mean().reindex(names)
             look = _EVALUATIONS[evaluation] | {"linestyle": "", "markersize": 3.6}

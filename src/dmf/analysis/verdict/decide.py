@@ -5,6 +5,7 @@ What "supported" and "contradicted" mean is docs/statistics.md.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 
 from dmf.analysis.paper.numbers import matching
 from dmf.analysis.verdict import sentences, statistics
@@ -77,8 +78,10 @@ class _Test(Evidence):
         if rule.family:
             # The claim picks one out of many that were tested; its p pays for all of them.
             each = {name: _weights(name, rule) for name in matching(rule.family)}
+            fewest = self.fewest
             p = self.each(each, rule.limit)[rule.candidates[0]][1]
-            family = len([w for w in each.values() if set(w) <= set(self.source.planned)])
+            self.fewest = fewest  # the family's seeds are not this comparison's
+            family = len(self.planned(each))
         margin = self.margin_beside(rule.limit)
         gap = None if rule.reference is None else self.paper_gap(weights, comparison, rule.limit)
         outcome = self.directed(comparison, p, rule.expect, margin, gap)
@@ -108,8 +111,7 @@ class _Test(Evidence):
             return self.not_run(name for weights in each.values() for name in weights)
         margin = self.margin_beside(rule.limit)
         # All must hold: support needs no adjustment. Any may fail: to contradict does.
-        contrasts = {name: (each[name], comparison) for name, (comparison, _) in found.items()}
-        against_all = self.against(contrasts, rule.expect, margin)
+        against_all = self.against(each, found, rule.expect, margin)
         outcomes: dict[str, Outcome] = {
             name: statistics.above(
                 flipped(comparison, rule.expect),
@@ -159,14 +161,14 @@ class _Test(Evidence):
             return self.not_run(matching(rule.candidates))
         candidate = max(candidates, key=lambda name: self.means[name])
         planned = [name for name in matching(rule.among) if name not in matching(rule.candidates)]
-        gaps = self.each({name: {candidate: 1.0, name: -1.0} for name in planned})
+        contrasts = {name: {candidate: 1.0, name: -1.0} for name in planned}
+        gaps = self.each(contrasts)
         if not gaps:
             return Verdict("inconclusive", "No other configuration was run.", {})
         bar, bar_p, family, bar_name = self.bar(candidate, gaps)
         if bar is None:
             return self.nothing_in_common([candidate, *gaps])
-        contrasts = {n: ({candidate: 1.0, n: -1.0}, gap) for n, (gap, _) in gaps.items()}
-        against = self.against(contrasts, "above", 0.0)
+        against = self.against(contrasts, gaps, "above", 0.0)
         beaten_by = [name for name, p in against.items() if p < 1 - self.confidence]
         inferior = [name for name, (gap, _) in gaps.items() if not gap.low > -self.margin]
         ranking = self.means[[candidate, *gaps]].sort_values(ascending=False)
@@ -206,13 +208,13 @@ class _Test(Evidence):
         if candidate not in self.means.index:
             return self.not_run([candidate])
         planned = [name for name in matching(rule.among) if name != candidate]
-        gaps = self.each({name: {candidate: 1.0, name: -1.0} for name in planned})
+        contrasts = {name: {candidate: 1.0, name: -1.0} for name in planned}
+        gaps = self.each(contrasts)
         if not gaps:
             return Verdict("inconclusive", "No other configuration was run.", {})
         missing = len(planned) - len(gaps)
         outcome: Outcome = "inconclusive"
-        contrasts = {n: ({candidate: 1.0, n: -1.0}, gap) for n, (gap, _) in gaps.items()}
-        against = self.against(contrasts, "above", -self.margin)
+        against = self.against(contrasts, gaps, "above", -self.margin)
         if any(p < 1 - self.confidence for p in against.values()):
             outcome = "contradicted"
         elif all(gap.low > -self.margin for gap, _ in gaps.values()) and not missing:
@@ -240,6 +242,13 @@ class _Test(Evidence):
         if gap is None:
             return self.nothing_in_common([high, low])
         side = "above" if gap.low > 0 else "below" if gap.high < 0 else None
+        if side == "below":  # so must all pairs: one that varies more may be further apart
+            pairwise = [
+                self.contrast({one: 1.0, other: -1.0}, rule.limit, simultaneous)
+                for one, other in permutations(names, 2)
+            ]
+            if not all(pair is not None and pair.high < 0 for pair in pairwise):
+                side = None
         outcome: Outcome = "inconclusive"
         if side and len(names) == len(planned):
             outcome = "supported" if side == rule.expect else "contradicted"

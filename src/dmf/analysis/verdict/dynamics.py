@@ -27,7 +27,8 @@ def by_run(
 
     Columns that a run does not have (the auxiliary's, the timing) are left out. With ``auxiliary``,
     how the study counts the time of gamma, runs that have a gamma also get what it would be if time
-    were counted otherwise: ``gamma_by_step`` and ``gamma_by_hundred``.
+    were counted otherwise: ``gamma_by_step`` and ``gamma_by_hundred``. It is NaN where the gamma of
+    the run has fallen to 0, the least number of its precision, and time is counted more slowly.
     """
     if not len(histories):
         return {}
@@ -41,8 +42,11 @@ def by_run(
         if auxiliary is not None and auxiliary.gamma0 > 0 and "gamma" in columns:
             kept = columns["gamma"] / auxiliary.gamma0  # exp(-decay t)
             for name, batches in (("step", 1), ("hundred", 100)):
-                recounted = auxiliary.gamma0 * kept ** (auxiliary.step_batches / batches)
-                columns[f"gamma_by_{name}"] = recounted
+                power = auxiliary.step_batches / batches
+                known = (kept > 0) | (power >= 1)
+                columns[f"gamma_by_{name}"] = auxiliary.gamma0 * np.where(
+                    known, kept**power, np.nan
+                )
         found[key] = columns
     return found
 

@@ -89,14 +89,17 @@ class Evidence:
             self.fewest = min(self.fewest, comparison.n)
         return comparison
 
+    def planned(self, weights: Mapping[str, Weights]) -> dict[str, Weights]:
+        """Return the contrasts whose members are all part of the study, run or not."""
+        members = set(self.source.planned)
+        return {name: contrast for name, contrast in weights.items() if set(contrast) <= members}
+
     def each(
         self, weights: Mapping[str, Weights], limit: float = 0.0
     ) -> dict[str, tuple[Comparison, float]]:
         """Compare one by one; p adjusted over all that the study planned, run or not."""
         planned = {
-            name: self.contrast(contrast, limit)
-            for name, contrast in weights.items()
-            if set(contrast) <= set(self.source.planned)
+            name: self.contrast(contrast, limit) for name, contrast in self.planned(weights).items()
         }
         adjusted = statistics.holm([np.nan if c is None else c.p for c in planned.values()])
         return {
@@ -122,14 +125,22 @@ class Evidence:
         )
 
     def against(
-        self, contrasts: Mapping[str, tuple[Weights, Comparison]], expect: Expect, bar: float
+        self,
+        weights: Mapping[str, Weights],
+        found: Mapping[str, tuple[Comparison, float]],
+        expect: Expect,
+        bar: float,
     ) -> dict[str, float]:
-        """Return the p against each contrast (below ``bar``, and below the paper's), by Holm."""
-        p_values = [
-            _p_against(comparison, self.paper_gap(weights, comparison), expect, bar)
-            for weights, comparison in contrasts.values()
-        ]
-        return dict(zip(contrasts, map(float, statistics.holm(p_values)), strict=True))
+        """Return the p against each contrast in ``found``: below ``bar``, and below the paper's.
+
+        By Holm over all ``weights`` that the study planned, run or not.
+        """
+        p_values = {name: np.nan for name in self.planned(weights)}
+        for name, (comparison, _) in found.items():
+            gap = self.paper_gap(weights[name], comparison)
+            p_values[name] = _p_against(comparison, gap, expect, bar)
+        adjusted = statistics.holm(list(p_values.values()))
+        return {name: float(p) for name, p in zip(p_values, adjusted, strict=True) if name in found}
 
     def labels(
         self, comparison: Comparison, expect: Expect, gap: Comparison | None

@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from dmf.analysis.protocol import departures, enlargements, is_smaller, paper_dataset, reductions
+from dmf.analysis.protocol import (
+    departures,
+    is_smaller,
+    paper_dataset,
+    protocol_departures,
+    reductions,
+)
 from dmf.analysis.verdict import dynamics
 from dmf.analysis.verdict.claim_schema import (
     Arithmetic,
@@ -107,9 +113,7 @@ def _confirmatory(claim: Claim, dataset: str, metric: str, parameters: ReportPar
     return (
         (claim.id, dataset, metric) == CONFIRMATORY
         and not reductions(parameters)
-        and not enlargements(parameters)
-        and parameters.split.kind == "naive"
-        and not parameters.changed
+        and not protocol_departures(parameters)
     )
 
 
