@@ -67,9 +67,10 @@ demo: $(VENV)/study.stamp
 	@echo "The report:  build/demo/reports/index.html  (open it in a browser)"
 	@echo "The runs:    make ui                        (MLflow on http://127.0.0.1:5000)"
 
-# Files start in the order of their names: by their number of tests, the longest would start last.
+# Three at a time keep two cores busy: some tests wait, for SLURM or a server. Files start in the order
+# of their names: by their number of tests, the longest would start last.
 test: $(VENV)/dev.stamp
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: lint
 	python -m pytest --numprocesses 2 --dist loadfile --ignore tests/end_to_end -m "not slow"
