@@ -163,40 +163,68 @@ def test_predict_refuses_what_is_no_image(trained: Study) -> None:
 
 
 def test_verify_names_everything_that_is_not_what_it_should_be(trained: Study) -> None:
-    assert problems(trained, ["phantom"]) == []
+    assert problems(trained, ["phantom"], Path()) == []
 
     image = sorted(Path("data/raw/phantom/images").glob("*.png"))[3]
     original = image.read_bytes()
     picture = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(image), picture ^ 1)
-    assert [image.stem in line for line in problems(trained, ["phantom"])] == [True]
+    assert [image.stem in line for line in problems(trained, ["phantom"], Path())] == [True]
     image.write_bytes(original)
 
     folder = Path("models/phantom/fixed/seed-00")
     model = folder / "model.safetensors"
     original = model.read_bytes()
     model.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    assert problems(trained, ["phantom"]) == [f"{folder}: missing, unfinished or damaged"]
+    assert problems(trained, ["phantom"], Path()) == [f"{folder}: missing, unfinished or damaged"]
     model.write_bytes(original)
 
     metrics = folder / "metrics.json"
     original = metrics.read_bytes()
     metrics.write_bytes(original.replace(b'"epochs": 3', b'"epochs": 4'))
-    assert [str(metrics) in line for line in problems(trained, ["phantom"])] == [True]
+    assert [str(metrics) in line for line in problems(trained, ["phantom"], Path())] == [True]
     metrics.write_bytes(original)
 
     training = trained.training.model_copy(update={"epochs": 9})
     longer = trained.model_copy(update={"training": training})
-    assert ["other parameters" in line for line in problems(longer, ["phantom"])] == [True]
+    assert ["other parameters" in line for line in problems(longer, ["phantom"], Path())] == [True]
 
     other = trained.split.model_copy(update={"train": 0.6, "validation": 0.2, "test": 0.2})
-    assert problems(trained.model_copy(update={"split": other}), ["phantom"]) == [
+    assert problems(trained.model_copy(update={"split": other}), ["phantom"], Path()) == [
         "data/splits/phantom/seed-00.csv: not the split of these images that the study makes"
     ]
 
+    split = Path("data/splits/phantom/seed-00.csv")
+    original = split.read_bytes()
+    twice = original.splitlines(keepends=True)
+    split.write_bytes(b"".join([twice[0], twice[-1].replace(b"test", b"train"), *twice[1:]]))
+    assert problems(trained, ["phantom"], Path()) == [
+        f"{split}: not the split of these images that the study makes",
+        f"{folder}: the result of other split",
+    ]
+    split.write_bytes(original)
+
     npz = Path("data/filtered/phantom.npz")
     npz.write_bytes(npz.read_bytes()[:-50])
-    assert any("phantom.npz is damaged" in line for line in problems(trained, ["phantom"]))
+    assert any("phantom.npz is damaged" in line for line in problems(trained, ["phantom"], Path()))
+
+
+def test_verify_reads_given_splits_from_the_project_s_folder(
+    trained: Study, tmp_path: Path
+) -> None:
+    """Each by itself: one that is damaged hides no other."""
+    given = {"kind": "given", "file": "own-{seed}.csv"}
+    Path("mine.yaml").write_text(yaml.safe_dump({"split": given, "study": {"seeds": 3}}))
+    Path("build").mkdir()
+    shutil.copytree("data", "build/mine/data")
+    named = ("--params", str(tmp_path / "params.yaml"), "--overlay", str(tmp_path / "mine.yaml"))
+    for seed in range(3):
+        shutil.copy(tmp_path / "data/splits/phantom/seed-00.csv", tmp_path / f"own-{seed}.csv")
+        assert dmf("split", "phantom", str(seed), *named).returncode == 0
+    assert "/splits/" not in dmf("verify", *named).stderr
+    for seed in (0, 2):
+        (tmp_path / f"build/mine/data/splits/phantom/seed-0{seed}.csv").unlink()
+    assert dmf("verify", *named).stderr.count("splits/phantom/seed-0") == 4  # and their two runs
 
 
 def test_prune_removes_only_what_the_study_does_not_name(trained: Study) -> None:

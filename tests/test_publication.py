@@ -266,17 +266,35 @@ def quiet(line: str) -> None:
 
 def test_a_second_process_waits_and_keeps_the_runs_of_the_first(here: Path) -> None:
     write_run(tiny_seeds(2), 0)
+    publication.publish(tiny_seeds(2), Path("first"), quiet)
+    shutil.rmtree("models")
+    write_run(tiny_seeds(2), 1)
     lock = FileLock(here / ".lock")
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
-        lock.release()
+        if lock.is_locked:
+            Path("first").rename("out")
+            lock.release()
 
     with lock:
         publication.publish(tiny_seeds(2), Path("out"), say)
-    assert said[0] == "out: another process publishes; waiting for it"
-    assert len(runs(Path("out"))) == 1
+    assert said == [
+        "out: another process publishes; waiting for it",
+        "out: 1 runs from here, 1 from before",
+    ]
+    assert runs(Path("out")) == ["seed-00", "seed-01"]
+
+
+def test_a_report_written_while_nothing_is_in_place_loses_nothing(here: Path) -> None:
+    """Of a rebuild, which does not wait for who publishes."""
+    before = publish_two_seeds(here)
+    Path("out").rename(".out.old")
+    Path("out").mkdir()
+    Path("out/report.md").touch()
+    assert publication.left(tiny_seeds(2), Path("out"), quiet) == []
+    assert kept(Path("out")) == before
 
 
 def test_a_full_disk_leaves_what_was_published(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

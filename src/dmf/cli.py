@@ -278,7 +278,7 @@ def left(
 
     folder = root.resolve() / publication.FOLDER
     study = enter_study(params, overlay)
-    for path in publication.left(study, folder / study.grid.name):
+    for path in publication.left(study, folder / study.grid.name, _warn):
         typer.echo(path)
 
 
@@ -410,8 +410,9 @@ def verify(
     """Compare data, splits and models with the hashes and parameters they must have."""
     from dmf.verify import problems
 
+    root = params.parent.resolve()
     study = enter_study(params, overlay)
-    found = problems(study, study.grid.datasets if dataset is None else [dataset])
+    found = problems(study, study.grid.datasets if dataset is None else [dataset], root)
     for line in found:
         typer.echo(printable(line), err=True)
     if found:
@@ -443,6 +444,11 @@ def _report_parameters(
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _warn(line: str) -> None:
+    """Tell the user, away from the standard output that other programs read."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:

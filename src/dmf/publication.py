@@ -20,7 +20,7 @@ import yaml
 from dmf import layout
 from dmf.data import archives
 from dmf.errors import DmfError, Log
-from dmf.files import locked, read_text, write_text
+from dmf.files import locked, read_text, reason, write_text
 from dmf.study import Study
 from dmf.training.run_record import Run, complete_record, misfits, read_record, runs
 
@@ -90,13 +90,13 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
     log(f"{target}: {len(here)} runs from here, {len(kept)} from before")
 
 
-def left(study: Study, target: Path) -> list[Path]:
+def left(study: Study, target: Path, log: Log = print) -> list[Path]:
     """Return the metrics.json of every run that is complete neither here nor in ``target``.
 
     Raises DmfError if the data of a run are not here, or if ``target`` is damaged.
     """
     if any(_unfinished(target)):  # of a process that was killed, or still writes
-        with _alone(target):
+        with _alone(target, log):
             pass
     with unpacked(target) as before:
         return [
@@ -226,7 +226,7 @@ def _write(study: Study, files: Mapping[str, Path], target: Path) -> None:
     except OSError as error:
         _recover(target)
         raise DmfError(
-            f"{target}: could not be written ({error.strerror or error}). Free some space or "
+            f"{target}: could not be written ({reason(error)}). Free some space or "
             "check the permissions; what was published before is still there."
         ) from error
 
@@ -247,7 +247,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(target: Path, log: Log = print) -> Iterator[None]:
+def _alone(target: Path, log: Log) -> Iterator[None]:
     """Let one process at a time publish beside ``target``, and mend what a killed one left."""
 
     def say(_: str) -> None:
@@ -261,7 +261,8 @@ def _alone(target: Path, log: Log = print) -> Iterator[None]:
 def _recover(target: Path) -> None:
     """Mend what a killed :func:`publish` left: the old state, or the new if it was complete."""
     old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
+    if old.exists() and not (target / STUDY).exists():
+        shutil.rmtree(target, ignore_errors=True)  # a report was written meanwhile
         old.rename(target)
     for path in _unfinished(target):
         shutil.rmtree(path, ignore_errors=True)

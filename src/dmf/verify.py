@@ -14,21 +14,24 @@ from dmf.data.arrays import read_arrays
 from dmf.data.tables import read_table
 from dmf.errors import DmfError
 from dmf.files import read_json, writing
+from dmf.settings import Split
 from dmf.study import Study
 from dmf.training.run_record import Run, complete_record, misfits, runs
 
 SECONDS_TO_WRITE = 3600
 
 
-def problems(study: Study, datasets: Sequence[str]) -> list[str]:
+def problems(study: Study, datasets: Sequence[str], root: Path) -> list[str]:
     """Return a line for every raw image, array, split or run that is damaged or stale.
 
     Raw data may be absent: results can be restored without them. Everything else must be there.
+    ``root`` is the project's folder, from which the path of a given split counts.
     """
     found: list[str] = []
+    split = study.split.seen_from(root)
     for dataset in datasets:
         found += [*_raw_problems(dataset), *_array_problems(study, dataset)]
-        found += _split_problems(study, dataset)
+        found += _split_problems(dataset, study.seeds, split)
         for run in runs(study):
             if run.cell.dataset == dataset:
                 found += _run_problems(run)
@@ -95,19 +98,22 @@ def _array_problems(study: Study, dataset: str) -> Iterator[str]:
         yield f"{path}: made with other parameters than the study's: {made_with}"
 
 
-def _split_problems(study: Study, dataset: str) -> Iterator[str]:
+def _split_problems(dataset: str, seeds: range, split: Split) -> Iterator[str]:
     """Yield the splits that are not those that the study makes; nothing without the raw data."""
-    if not (layout.RAW / dataset).exists():
-        return
     try:
         manifest = raw.read_manifest(dataset)
-        for seed in range(study.grid.seeds):
-            path = layout.split(dataset, seed)
-            table = {row["id"]: row["subset"] for row in read_table(path, ("id", "subset"))}
-            if table != splits.subsets_of(dataset, manifest, seed, study.split).to_dict():
-                yield f"{path}: not the split of these images that the study makes"
-    except DmfError as error:
-        yield str(error)
+    except DmfError:  # absent, or told as damaged already
+        return
+    for seed in seeds:
+        path = layout.split(dataset, seed)
+        try:
+            rows = sorted((row["id"], row["subset"]) for row in read_table(path, ("id", "subset")))
+            made = splits.subsets_of(dataset, manifest, seed, split)
+        except DmfError as error:
+            yield str(error)
+            continue
+        if rows != sorted(made.to_dict().items()):
+            yield f"{path}: not the split of these images that the study makes"
 
 
 def _run_problems(run: Run) -> Iterator[str]:

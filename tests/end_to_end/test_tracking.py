@@ -505,6 +505,6 @@ def test_following_outlives_a_store_that_comes_and_goes(
     monkeypatch.setattr("dmf.tracking.delivery.time.sleep", wait)
     said: list[str] = []
     track(study.report_parameters(), follow=True, log=said.append)
-    assert any("MLflow could not take them: refused" in message for message in said)
+    assert any("They could not be delivered: refused" in message for message in said)
     assert any("nothing answers there" in message for message in said)
     check_all_there_once(workdir, study, stored_in(workdir / DATABASE))

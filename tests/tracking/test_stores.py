@@ -96,11 +96,16 @@ def test_a_delivery_beside_another_leaves_the_runs_to_it(
     monkeypatch.setattr("dmf.tracking.delivery.LOCK_SECONDS", 0.1)
     with FileLock("mlflow/.lock"):
         summary = deliver(study)
-        with pytest.raises(DmfError, match="Another `dmf track` is still running"):
+        with pytest.raises(DmfError, match="another delivery is still at work here"):
             deliver(study, strict=True)
-    assert (summary.delivered, summary.failed) == (0, 4)
-    assert "Another `dmf track` is still running" in summary.message
+    assert (summary.delivered, summary.already_there, summary.failed) == (0, 0, 4)
+    assert "4 not delivered" in summary.message
     assert Path("mlflow/tracked.json").exists()
+
+    deliver(study)
+    with FileLock("mlflow/.lock"):  # what is there already is nothing to fail for
+        summary = deliver(study, strict=True)
+    assert (summary.delivered, summary.already_there, summary.failed) == (0, 4, 0)
 
 
 @pytest.mark.slow

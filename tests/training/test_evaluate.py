@@ -133,6 +133,7 @@ def test_two_that_would_write_to_one_folder_are_refused() -> None:
             list(evaluate(pair, "other"))
     assert not Path("reports").exists()
     assert len(list(evaluate(files, "other", every_image=False))) == 2
+    assert len(list(evaluate([RUN, RUN], "other"))) == 2  # named twice, scored once: last and best
 
 
 def test_the_set_it_was_trained_on_is_refused() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dmf.errors import DmfError
+from dmf.files import reason
 
 MEBIBYTE = 2**20
 NESTING = 3  # archives inside archives
@@ -188,9 +189,9 @@ def unpack(
                 inner = path.with_name(path.name + ".unpacked")
                 try:
                     _unpack(path, inner, budget)
-                except _RefusedError as reason:
+                except _RefusedError as refusal:
                     name = path.relative_to(folder).as_posix()
-                    raise type(reason)(f"in its inner archive {name!r}, {reason}") from None
+                    raise type(refusal)(f"in its inner archive {name!r}, {refusal}") from None
                 path.unlink()
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -207,7 +208,7 @@ def _told(archive: Path, error: BaseException, if_damaged: str) -> BaseException
         case MemoryError():
             return DmfError(f"{archive} is refused: it needs more memory than there is.")
         case OSError():
-            return DmfError(f"{archive} could not be unpacked ({error.strerror or error}).")
+            return DmfError(f"{archive} could not be unpacked ({reason(error)}).")
     return error
 
 

@@ -26,7 +26,7 @@ from dmf.data.catalogue import Entry, Kaggle, Web, entries, reading_of, subjects
 from dmf.data.patients import describe_pairs
 from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, fetch
 from dmf.errors import DmfError
-from dmf.files import read_json, sha256_file, sha256_json, write_json
+from dmf.files import read_json, reason, sha256_file, sha256_json, write_json
 from dmf.layout import CHECKSUMS, DOWNLOADS, RAW
 from dmf.settings import ArchiveSource, FolderSource, PhantomSource
 from dmf.study import DownloadParameters
@@ -179,7 +179,8 @@ def _judge(found: pairing.Found, policy: str, usable: int) -> None:
         raise DmfError(
             "no usable image: all are left aside ("
             + ", ".join(f"{n} {what}" for what, n in found.ignored.items())
-            + "). Masks are read as without_lesion, class_values and table in params.yaml say."
+            + "). Masks are read as mask_threshold, class_values, without_lesion and table in "
+            "params.yaml say."
         )
     if not found.problems:
         return
@@ -229,10 +230,7 @@ def _local(dataset: str, source: ArchiveSource | FolderSource, root: Path) -> Co
     path = root / Path(value).expanduser()
     if not path.exists():
         raise DmfError(f"{named} names {path}, which does not exist. Correct the path.")
-    try:
-        sha256 = _hash(path)
-    except OSError as error:
-        raise DmfError(f"{named}: {path} could not be read ({error.strerror or error}).") from error
+    sha256 = _hash(path)
     known = _stated_checksums(_origin(source))
     return Content(path, f"local: {path.name}", sha256, "published" if sha256 in known else "none")
 
@@ -340,10 +338,13 @@ def _compare_with_first_use(place: Web | Kaggle, path: Path, sha256: str) -> str
 
 def _hash(path: Path) -> str:
     """Return the SHA-256 of an archive, or of the names and contents of a folder's files."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
+    try:
+        if path.is_file():
+            return sha256_file(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
+    except OSError as error:
+        raise DmfError(f"{error.filename or path} could not be read ({reason(error)}).") from error
 
 
 @contextmanager
@@ -364,7 +365,7 @@ def _replacing(target: Path) -> Iterator[Path]:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise DmfError(
-            f"{target} could not be written ({error.strerror or error}). Free some space or check "
+            f"{target} could not be written ({reason(error)}). Free some space or check "
             "the permissions, then run the same command again; nothing was half-written."
         ) from error
 

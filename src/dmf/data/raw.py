@@ -15,7 +15,7 @@ from dmf import layout
 from dmf.data import duplicates
 from dmf.data.patients import by_numbering
 from dmf.errors import DmfError
-from dmf.files import sha256_json
+from dmf.files import reason, sha256_json
 from dmf.records import Description
 
 Image = npt.NDArray[np.uint8]
@@ -204,7 +204,7 @@ def _write_png(path: Path, image: Image) -> None:
         path.write_bytes(content.tobytes())
     except OSError as error:
         raise DmfError(
-            f"{path} could not be written ({error.strerror or error}). Free some space, check the "
+            f"{path} could not be written ({reason(error)}). Free some space, check the "
             "permissions, or shorten the names in the set; then run the same command again."
         ) from error
 

@@ -114,19 +114,17 @@ class _Delivery:
         except Timeout:
             if not TRACKED.exists():
                 write_json(TRACKED, {})
-            message = (
-                f"Another `dmf track` is still running here after {LOCK_SECONDS} s. It may not "
-                "see the runs that finished since it began: run this again when it has ended."
-            )
-            missing = sum(c.metrics.exists() and c not in self.delivered for c in self.cells)
-            return Summary(len(self.delivered), 0, missing, message)
+            finished, problems = self._read_finished()
+            done = self._done(_read_tracked())
+            waiting = sum(done.get(str(run.cell)) != run.version for run in finished)
+            failure = f"another delivery is still at work here after {LOCK_SECONDS} s"
+            return self._summary(len(finished), waiting, failure if waiting else "", problems)
 
     def _deliver(self, live: bool) -> Summary:
         finished, problems = self._read_finished()
         damaged = len(problems)
         tracked = _read_tracked()
-        store = public(self.address)
-        done = tracked.get(store, {}) if may_hold_runs(self.address) else {}
+        done = self._done(tracked)
         new = {run.cell for run in finished if done.get(str(run.cell)) != run.version}
         if live:  # a configuration that waits for seeds needs no second look
             new -= {run.cell for run in finished if self.seen.get(run.cell) == run.version}
@@ -135,15 +133,15 @@ class _Delivery:
         try:
             with _rare_garbage_collection():
                 for group in self._deliver_groups(finished, new, training, live, problems):
-                    done = done | {str(run.cell): run.version for run in group}
+                    done = {**done, **{str(run.cell): run.version for run in group}}
                 if not live and PAGE.exists() and done.get(PAGE.name) != sha256_file(PAGE):
                     for dataset in self.study.grid.datasets:
                         self._experiment(dataset).describe()
-                    done = done | {PAGE.name: sha256_file(PAGE)}
+                    done = {**done, PAGE.name: sha256_file(PAGE)}
         except Exception as error:  # of whatever type: MLflow must not stop the study
             failure = cause(error)
             self._forget()
-        notes = tracked | {store: dict(sorted(done.items()))}
+        notes = tracked | {public(self.address): dict(sorted(done.items()))}
         if notes != tracked:
             write_json(TRACKED, notes)
         waiting = len(new - self.delivered) if failure else 0
@@ -207,6 +205,10 @@ class _Delivery:
             )
         return self.experiments[dataset]
 
+    def _done(self, tracked: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+        """Return run → version of what this store was given, if it can still hold it."""
+        return tracked.get(public(self.address), {}) if may_hold_runs(self.address) else {}
+
     def _read_finished(self) -> tuple[list[Finished], list[str]]:
         """Return the finished runs of the study, and what is wrong with those it cannot read."""
         finished, problems = [], []
@@ -240,7 +242,7 @@ class _Delivery:
         lines = [f"MLflow at {store}: {', '.join(counts)}."]
         if failure:
             lines.append(
-                f"MLflow could not take them: {failure}. Nothing is lost, the run folders hold "
+                f"They could not be delivered: {failure}. Nothing is lost, the run folders hold "
                 "everything: `dmf track` delivers the rest, once it can."
             )
         lines += problems[:3]

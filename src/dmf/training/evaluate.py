@@ -75,7 +75,7 @@ def evaluate(
     than the set, was trained on this set, or would write where another of them does.
     """
     prepared: dict[str, Prepared] = {}
-    named = [_run(path, dataset) for path in models]
+    named = [_run(path, dataset) for path in dict.fromkeys(models)]
     for run, times in Counter(run for run, *_ in named).items():
         if every_image and times > 1:
             raise DmfError(

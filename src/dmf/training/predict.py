@@ -16,7 +16,7 @@ from dmf.data.filtering import prepare
 from dmf.data.pairing import SUFFIXES
 from dmf.data.pixels import read_grey
 from dmf.errors import DmfError
-from dmf.files import sha256_file, write_bytes
+from dmf.files import reason, sha256_file, write_bytes
 from dmf.training.inference import read_model
 
 # Okabe-Ito, in OpenCV's order blue, green, red; one per foreground class.
@@ -142,7 +142,7 @@ class Record:
                 writer.writerow(row)
         except OSError as error:
             raise DmfError(
-                f"{self._path}: could not be written ({error.strerror or error}). Free some space, "
+                f"{self._path}: could not be written ({reason(error)}). Free some space, "
                 "check the permissions, or choose another folder with --output."
             ) from None
 

@@ -65,7 +65,7 @@ class NotInferior(Settings):
 
 
 class Spread(Settings):
-    """The difference between the highest and the lowest mean is above (below) ``limit``."""
+    """The highest mean less the lowest is above ``limit``, or all pairs differ by less than it."""
 
     test: Literal["spread"]
     among: list[str]
@@ -144,7 +144,8 @@ def describe(rule: Rule) -> str:
         case NotInferior():
             return f"{_names(rule.candidates)} not inferior to any of {_names(rule.among)}"
         case Spread():
-            return f"highest minus lowest of {_names(rule.among)}, {rule.expect} {rule.limit:g}"
+            what = "highest minus lowest" if rule.expect == "above" else "each pair's difference"
+            return f"{what} of {_names(rule.among)}, {rule.expect} {rule.limit:g}"
         case Arithmetic():
             return "arithmetic, which a property test repeats"
         case NoTest():

@@ -3,6 +3,7 @@
 What "supported" and "contradicted" mean is docs/statistics.md.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -242,22 +243,35 @@ class _Test(Evidence):
         if gap is None:
             return self.nothing_in_common([high, low])
         side = "above" if gap.low > 0 else "below" if gap.high < 0 else None
+        doubt = ""
         if side == "below":  # so must all pairs: one that varies more may be further apart
-            pairwise = [
-                self.contrast({one: 1.0, other: -1.0}, rule.limit, simultaneous)
-                for one, other in permutations(names, 2)
-            ]
-            if not all(pair is not None and pair.high < 0 for pair in pairwise):
-                side = None
+            doubt = self.pair_further_apart(names, rule.limit, simultaneous)
+            side = None if doubt else side
         outcome: Outcome = "inconclusive"
         if side and len(names) == len(planned):
             outcome = "supported" if side == rule.expect else "contradicted"
         detail = joined(
             f"{label(high)} minus {label(low)}: {self.say.interval(gap, rule.limit)}, the interval "
             f"simultaneous over {pairs} pairs; the limit is {self.say.gap(rule.limit)}.",
+            doubt,
             sentences.incomplete(len(names), len(planned), "configurations"),
         )
         return Verdict(outcome, detail, self.evidence(gap, gap.p, rule.limit))
+
+    def pair_further_apart(self, names: Sequence[str], limit: float, confidence: float) -> str:
+        """Say which pair may differ by the limit or more; nothing if none may."""
+        widest, said = -math.inf, ""
+        for one, other in permutations(names, 2):
+            pair = self.contrast({one: 1.0, other: -1.0}, limit, confidence)
+            end, how = math.inf, "no seed in common"
+            if pair is not None:
+                how = self.say.interval(pair, limit)
+                if pair.n >= statistics.LEAST_SEEDS:
+                    # What is the same for every seed has no interval, and needs none.
+                    end = pair.high if pair.varies else pair.difference
+            if end >= 0 and end > widest:
+                widest, said = end, f"{label(one)} minus {label(other)} may be above it: {how}."
+        return said
 
 
 def _weights(name: str, rule: Difference | Every) -> Weights:

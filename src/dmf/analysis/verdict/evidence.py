@@ -183,7 +183,14 @@ class Evidence:
 
     def not_run(self, names: Iterable[str]) -> Verdict:
         absent = [name for name in dict.fromkeys(names) if name not in self.means.index]
-        return Verdict("not run", sentences.not_run(absent), {})
+        finished = self.source.means("dice").index
+        undefined = [name for name in absent if name in finished]
+        unfinished = [name for name in absent if name not in finished]
+        said = sentences.joined(
+            sentences.not_run(unfinished) if unfinished else "",
+            sentences.not_defined(undefined) if undefined else "",
+        )
+        return Verdict("not run", said, {})
 
     def nothing_in_common(self, names: Iterable[str]) -> Verdict:
         return Verdict("inconclusive", f"No seed has finished all of {', '.join(names)}.", {})

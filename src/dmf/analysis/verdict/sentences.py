@@ -95,8 +95,16 @@ def adjusted_p(p: float, family: int = 1) -> str:
 
 def not_run(names: Sequence[str]) -> str:
     """Say which configurations lack a finished run, a few of them by name."""
-    more = f" and {len(names) - 4} more" if names[4:] else ""
-    return f"No finished run of {', '.join(names[:4])}{more}."
+    return f"No finished run of {_few(names)}."
+
+
+def not_defined(names: Sequence[str]) -> str:
+    """Say which configurations have finished runs, none of which has the number."""
+    return f"Not defined in the finished runs of {_few(names)}."
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
 
 
 def incomplete(run: int, planned: int, what: str) -> str:
