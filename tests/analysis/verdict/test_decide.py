@@ -104,5 +104,5 @@ def test_a_finished_run_without_the_number_is_not_called_unfinished() -> None:
     verdict = decide.decide(rule, Undefined(runs), "gamma_share", Report())
     assert verdict.outcome == "not run"
     assert verdict.detail == (
-        "No finished run of focal-mad. Not defined in the finished runs of none-mad."
+        "No finished run of focal-mad. The finished runs of none-mad have no such number."
     )

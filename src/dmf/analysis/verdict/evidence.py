@@ -188,7 +188,7 @@ class Evidence:
         unfinished = [name for name in absent if name not in finished]
         said = sentences.joined(
             sentences.not_run(unfinished) if unfinished else "",
-            sentences.not_defined(undefined) if undefined else "",
+            sentences.without_number(undefined) if undefined else "",
         )
         return Verdict("not run", said, {})
 

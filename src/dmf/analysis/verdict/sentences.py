@@ -98,9 +98,9 @@ def not_run(names: Sequence[str]) -> str:
     return f"No finished run of {_few(names)}."
 
 
-def not_defined(names: Sequence[str]) -> str:
+def without_number(names: Sequence[str]) -> str:
     """Say which configurations have finished runs, none of which has the number."""
-    return f"Not defined in the finished runs of {_few(names)}."
+    return f"The finished runs of {_few(names)} have no such number."
 
 
 def _few(names: Sequence[str]) -> str:
