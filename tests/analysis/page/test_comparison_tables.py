@@ -42,6 +42,8 @@ def test_planned_comparisons_are_given_at_every_evaluation(tmp_path: Path) -> No
         "CB-Dice + Fixed",
         "CB-Dice + Variance against CB-Dice + Fixed",
         "CB-Dice + Variance against No auxiliary + Variance",
+        "Mean of 2 adaptive",
+        "Mean of 2 adaptive, each against fixed with its auxiliary or none",
     }
     best = results.values(table, "busi", "dice", epoch_choice="best")
     gap = best["cb_dice-variance"] - best["cb_dice-fixed"]
@@ -49,3 +51,9 @@ def test_planned_comparisons_are_given_at_every_evaluation(tmp_path: Path) -> No
     assert cell.value == pytest.approx(100 * gap.mean())
     assert cell.spread.startswith("[")
     assert rows["No auxiliary + Variance"][2].text == ""
+    gain = (best["cb_dice-variance"] + best["none-variance"]) / 2 - best["fixed"]
+    assert rows["Mean of 2 adaptive"][1].value == pytest.approx(100 * gain.mean())
+    paired = (gap + best["none-variance"] - best["fixed"]) / 2
+    with_its_own = rows["Mean of 2 adaptive, each against fixed with its auxiliary or none"]
+    assert with_its_own[1].value == pytest.approx(100 * paired.mean())
+    assert with_its_own[2].text == ""

@@ -1,7 +1,7 @@
 """The main table, the table over sets, and the planned comparisons, as tables of the page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
-from dmf.analysis.verdict.comparisons import FAMILIES, compare
+from dmf.analysis.verdict.comparisons import FAMILIES, Seeds, compare, mean_of
 from dmf.analysis.verdict.headline import Headline, Reading
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
 from dmf.analysis.verdict.statistics import LEAST_SEEDS, holm
@@ -213,6 +213,13 @@ def _at_every_evaluation(
         others = compare(results, parameters, dataset, evaluation=evaluation)[run]
         for pair in others.to_dict("records"):
             rows[_pair(pair)].append(estimate(pair, "difference") if pair["n"] else Cell())
+    seeds = {e: Seeds(results, pd.DataFrame(), parameters, dataset, e) for e in EVALUATIONS}
+    for name, weights in _means(found[run]).items():
+        tests = [
+            source.contrast(weights, "dice", limit=0, confidence=parameters.report.confidence)
+            for source in seeds.values()
+        ]
+        rows[name] = [estimate(asdict(test), "difference") if test else Cell() for test in tests]
     caption = (
         "The planned comparisons at every evaluation of the same runs: difference in test Dice in "
         f"points, paired by seed, with its {100 * parameters.report.confidence:g} % interval for "
@@ -225,6 +232,25 @@ def _at_every_evaluation(
         [EVALUATION_LABELS[evaluation].capitalize() for evaluation in EVALUATIONS],
         [Row(name, (name,), cells) for name, cells in rows.items()],
     )
+
+
+def _means(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the means of the adaptive configurations' gains, as contrasts, by their names."""
+    over_fixed = pairs[pairs["family"] == "dmf_over_fixed"]
+    same_auxiliary = pairs[pairs["family"] == "weighting_same_auxiliary"]
+    chosen = {"": over_fixed}
+    if len(same_auxiliary):
+        alone = over_fixed[over_fixed["configuration"].str.startswith("none-")]
+        chosen[", each against fixed with its auxiliary or none"] = pd.concat(
+            [same_auxiliary, alone]
+        )
+    return {
+        f"Mean of {len(some)} adaptive{words}": mean_of(
+            [{pair["configuration"]: 1, pair["reference"]: -1} for pair in some.to_dict("records")]
+        )
+        for words, some in chosen.items()
+        if len(some) > 1
+    }
 
 
 def _together(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> Table:

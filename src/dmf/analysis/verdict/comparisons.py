@@ -151,6 +151,15 @@ class PaperNumbers:
         )
 
 
+def mean_of(contrasts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of contrasts, each given as a weight per configuration."""
+    total: dict[str, float] = {}
+    for contrast in contrasts:
+        for name, weight in contrast.items():
+            total[name] = total.get(name, 0.0) + weight / len(contrasts)
+    return total
+
+
 def overlap(split: Split) -> float:
     """Return the test over the training images where each seed redraws the split, else 0.
 

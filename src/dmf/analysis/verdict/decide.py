@@ -20,7 +20,7 @@ from dmf.analysis.verdict.claim_schema import (
     Rule,
     Spread,
 )
-from dmf.analysis.verdict.comparisons import PaperNumbers, Source
+from dmf.analysis.verdict.comparisons import PaperNumbers, Source, mean_of
 from dmf.analysis.verdict.evidence import (
     Evidence,
     Outcome,
@@ -71,7 +71,7 @@ class _Test(Evidence):
         run = [weights for weights in planned if set(weights) <= set(self.means.index)]
         if not run or (len(run) < len(planned) and not self.source.can_grow):
             return self.not_run(name for weights in planned for name in weights)
-        weights = _mean(run)
+        weights = mean_of(run)
         comparison = self.contrast(weights, rule.limit)
         if comparison is None:
             return self.nothing_in_common(weights)
@@ -285,11 +285,3 @@ def _weights(name: str, rule: Difference | Every) -> Weights:
     auxiliary, weighting = factors(name)
     reference = rule.reference.format(auxiliary=auxiliary, weighting=weighting)
     return {name: 1.0, parse_configuration(reference).name: -1.0}
-
-
-def _mean(parts: Sequence[Weights]) -> Weights:
-    total: Weights = {}
-    for part in parts:
-        for name, weight in part.items():
-            total[name] = total.get(name, 0.0) + weight / len(parts)
-    return total
