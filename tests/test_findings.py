@@ -65,6 +65,7 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
         "reduced_gamma_batch",
         "reduced_grouped",
         "reduced_other_machine",
+        "calibration",
         "half_size_calibration",
     )
     above = (REPOSITORY / "docs/findings.md").read_text().split("\n## ")[0].replace("**", "")
