@@ -344,7 +344,10 @@ def _hash(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return sha256_json({file.relative_to(path).as_posix(): sha256_file(file) for file in files})
     except OSError as error:
-        raise DmfError(f"{error.filename or path} could not be read ({reason(error)}).") from error
+        raise DmfError(
+            f"{error.filename or path} could not be read ({reason(error)}). Check the disk and the "
+            "permissions, then run the same command again."
+        ) from error
 
 
 @contextmanager
