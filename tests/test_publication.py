@@ -5,8 +5,10 @@ import lzma
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import yaml
@@ -22,7 +24,7 @@ from dmf.training.run_record import Run
 from dmf.training.train import train
 
 import synthetic
-from conftest import REPOSITORY, StudyMaker, tiny
+from conftest import REPOSITORY, StudyMaker, dmf, tiny
 from run_folders import contents, write_record, write_run
 
 PUBLISHED = publication.published(REPOSITORY / publication.FOLDER)
@@ -285,6 +287,31 @@ def test_a_second_process_waits_and_keeps_the_runs_of_the_first(here: Path) -> N
         "out: 1 runs from here, 1 from before",
     ]
     assert runs(Path("out")) == ["seed-00", "seed-01"]
+
+
+def test_left_prints_nothing_but_paths_while_another_publishes(here: Path) -> None:
+    """Its output is what `snakemake` is called with."""
+    settings = tiny_seeds(2).model_dump(mode="json", by_alias=True)
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    for seed in range(2):
+        write_run(tiny_seeds(2), seed)
+    shutil.rmtree("models")
+    Path("reports/published/.tiny.partial").mkdir(parents=True)
+    held = Event()
+
+    def another() -> None:
+        with FileLock(here / "reports/published/.lock"):
+            held.set()
+            time.sleep(0.5)
+
+    Thread(target=another).start()
+    held.wait()
+    done = dmf("left")
+    assert done.returncode == 0, done.stderr
+    assert "another process publishes" in done.stderr
+    assert done.stdout.split() == [
+        f"models/phantom/fixed/seed-0{seed}/metrics.json" for seed in range(2)
+    ]
 
 
 def test_a_report_written_while_nothing_is_in_place_loses_nothing(here: Path) -> None:
