@@ -1,5 +1,6 @@
 """Claims are judged rightly where the truth is planted, and on the paper's own tables."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_a_planted_best_configuration_is_found() -> None:
     assert above.evidence["paper_difference"] == pytest.approx(0.0338)
     assert above.evidence["excludes_paper"]
     assert "Ours less the paper's +3.38 points: +1." in above.detail
+    assert re.search(r" on these images\.", above.detail)
     assert above.labels == ("zero excluded (above)",)
     # Another configuration claimed to be the best is contradicted by it.
     assert found["focal-highest-precision/busi/precision"].ours.outcome == NOT_REPRODUCED
@@ -168,6 +170,8 @@ def test_course_of_training_is_judged_as_planted(
     # would have vanished.
     assert outcome["auxiliary-gives-way/busi/late_share_by_hundred"] == NOT_REPRODUCED
     assert outcome["auxiliary-gives-way/busi/late_share_by_step"] == "supported"
+    by_step = found["auxiliary-gives-way/busi/late_share_by_step"].ours
+    assert "runs. The limit is 0.5." in by_step.detail  # the schedule decides it: no p
     assert all(
         judgement.paper.outcome == "not testable"
         for name, judgement in found.items()

@@ -226,6 +226,22 @@ def test_a_difference_of_effects_needs_both_errors() -> None:
     assert np.isnan([found.low, found.p, found.standard_error]).all()
 
 
+def test_a_difference_of_effects_has_both_intervals() -> None:
+    """The plain one is Welch's, whatever the other allows for."""
+    generator = np.random.default_rng(5)
+    ours, theirs = generator.normal(0, 1, 10), generator.normal(1, 0.5, 10)
+    found = statistics.difference_of_effects(
+        statistics.paired(ours, test_to_train=OVERLAP), statistics.paired(theirs)
+    )
+    oracle = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = oracle.confidence_interval()
+    plain = (found.plain_low, found.plain_high, found.plain_p)
+    assert plain == pytest.approx((interval.low, interval.high, oracle.pvalue))
+    wider = np.sqrt(ours.var(ddof=1) * (1 / 10 + OVERLAP) + theirs.var(ddof=1) / 10)
+    assert found.standard_error == pytest.approx(wider)
+    assert found.low < found.plain_low < found.plain_high < found.high
+
+
 def test_welch_allows_for_overlapping_splits() -> None:
     plain = statistics.welch([3, 1], [1, 2], 10, [1, -1])
     both = statistics.welch([3, 1], [1, 2], 10, [1, -1], test_to_train=OVERLAP)
@@ -244,6 +260,16 @@ def test_random_effects_by_hand() -> None:
     assert tau == pytest.approx(np.sqrt(np.var(effects, ddof=1) - 0.01), rel=1e-3)
     with pytest.raises(ValueError, match="at least two"):
         statistics.random_effects([0.1], [0.1])
+
+
+def test_effects_that_agree_by_luck_do_not_narrow_their_interval() -> None:
+    """Effects closer together than their errors explain: the error of inverse variances stays."""
+    errors = np.array([0.2, 0.3, 0.6])
+    pooled, tau = statistics.random_effects([0.50, 0.51, 0.49], errors)
+    sigma = np.sqrt(1 / np.sum(1 / errors**2))
+    assert tau == 0
+    assert pooled.standard_error == pytest.approx(sigma)
+    assert pooled.high - pooled.low == pytest.approx(2 * stats.t.ppf(0.975, 2) * sigma)
 
 
 @pytest.mark.parametrize(

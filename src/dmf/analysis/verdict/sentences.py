@@ -59,8 +59,12 @@ class Sentences:
     ) -> str:
         """Return a difference with both intervals, each labelled by the question it answers.
 
-        One interval, if both are the same or it is of the course of training.
+        One interval, if both are the same or it is of the course of training; none for a level
+        that is the same in every run.
         """
+        if level and comparison.n > 1 and not comparison.varies:
+            value = self.level(comparison.difference + limit)
+            return f"{value} in all {comparison.n} runs."
         plain = (comparison.plain_low, comparison.plain_high)
         one = np.isnan(plain[0]) or plain == (comparison.low, comparison.high)
         if one or not self.is_score:
@@ -76,9 +80,11 @@ class Sentences:
         theirs = self.gap(comparison.difference - gap.difference, sign=True)
         if np.isnan(gap.low):
             return f"The paper has {theirs}."
+        one = np.isnan(gap.plain_p) or (gap.plain_low, gap.plain_high) == (gap.low, gap.high)
+        plain = "" if one else f"; {p_value(gap.plain_p)} on these images"
         return (
             f"Ours less the paper's {theirs}: {self.number(gap.difference, sign=True)} ± "
-            f"{self.number(gap.standard_error)}, {p_value(gap.p)}."
+            f"{self.number(gap.standard_error)}, {p_value(gap.p)}{plain}."
         )
 
     def excluded(self, labels: Sequence[str]) -> str:

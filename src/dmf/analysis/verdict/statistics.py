@@ -5,7 +5,7 @@ one seed has no interval, and differences that do not vary have no t test.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,14 @@ class Comparison:
     plain_low: float = np.nan
     plain_high: float = np.nan
     plain_p: float = np.nan
+
+    @property
+    def plain_error(self) -> float:
+        """The standard error without allowance for overlapping splits."""
+        if not self.varies:
+            return self.standard_error
+        plain, full = self.plain_high - self.plain_low, self.high - self.low
+        return self.standard_error * plain / full
 
     @property
     def varies(self) -> bool:
@@ -106,16 +114,29 @@ def welch(
 def difference_of_effects(
     ours: Comparison, theirs: Comparison, *, confidence: float = 0.95
 ) -> Comparison:
-    """Compare two independent effects, each with its own standard error (Welch-Satterthwaite)."""
-    squares = ours.standard_error**2, theirs.standard_error**2
+    """Compare two independent effects, each with its own standard error (Welch-Satterthwaite).
+
+    The plain interval and p are those of the plain errors of both.
+    """
+    both = ours, theirs
+    found, plain = (
+        _gap_of_effects(both, errors, confidence)
+        for errors in ([one.standard_error for one in both], [one.plain_error for one in both])
+    )
+    return replace(found, plain_low=plain.low, plain_high=plain.high, plain_p=plain.p)
+
+
+def _gap_of_effects(
+    both: tuple[Comparison, Comparison], errors: Sequence[float], confidence: float
+) -> Comparison:
+    ours, theirs = both
+    squares = [error**2 for error in errors]
     total, gap = sum(squares), ours.difference - theirs.difference
     known = bool(np.isfinite(total) and total > NO_VARIATION**2)
     degrees = np.nan
     if known:
         parts = [
-            square**2 / one.degrees
-            for square, one in zip(squares, (ours, theirs), strict=True)
-            if square > 0
+            square**2 / one.degrees for square, one in zip(squares, both, strict=True) if square > 0
         ]
         degrees = total**2 / sum(parts)
     std = float(np.sqrt(total)) if known else np.nan
@@ -290,8 +311,11 @@ def random_effects(
     """Pool independent effects with their standard errors; return the mean and tau, its spread.
 
     Random effects with the variance of Paule and Mandel and the interval of Hartung and Knapp,
-    whose t has as many degrees of freedom as there are effects, less one. Source: IntHout et al.,
-    BMC Medical Research Methodology 14:25 (2014). Raises ValueError for fewer than two effects.
+    whose t has as many degrees of freedom as there are effects, less one. Its standard error is
+    never below that of the inverse variances, which it is where the effects differ by less than
+    their errors explain. Sources: IntHout et al., BMC Medical Research Methodology 14:25 (2014);
+    Röver et al., BMC Medical Research Methodology 15:99 (2015). Raises ValueError for fewer than
+    two effects.
     """
     from statsmodels.stats.meta_analysis import combine_effects  # which takes seconds
 
@@ -299,7 +323,7 @@ def random_effects(
     if means.size < 2:
         raise ValueError("pooling needs at least two effects")
     pooled = combine_effects(means, sigma**2, method_re="iterated", use_t=True)
-    error = float(pooled.sd_eff_w_re_hksj)
+    error = float(max(pooled.sd_eff_w_re_hksj, pooled.sd_eff_w_re))
     mean = float(pooled.mean_effect_re)
     found = _comparison(means.size, mean, error, 1.0, 0.0, means.size - 1, confidence)
     return found, float(np.sqrt(max(0.0, pooled.tau2)))
