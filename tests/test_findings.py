@@ -16,7 +16,6 @@ from conftest import REPOSITORY
 
 EVIDENCE = REPOSITORY / "docs/evidence.md"
 NUMBER = re.compile(r"\d+\.\d+")
-NUMBERS = re.compile(r"[−+]\d+\.\d+")
 # As a report prints it: +3.38, 77.30 ± 2.01, −0.68 to +2.04.
 VALUE = re.compile(r"[−+]?\d+\.\d+(?: (?:±|to) [−+]?\d+\.\d+)?")
 
@@ -59,15 +58,10 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
         "full_size",
         "full_size_gamma_batch",
         "full_size_half_size",
-        "full_size_linear_rate",
-        "full_size_equal_batches",
-        "full_size_no_skips",
         "reduced",
         "reduced_gamma_batch",
         "reduced_grouped",
         "reduced_other_machine",
-        "calibration",
-        "half_size_calibration",
     )
     above = (REPOSITORY / "docs/findings.md").read_text().split("\n## ")[0].replace("**", "")
     rows = [line.strip("|").split("|") for line in above.splitlines() if line.startswith("|")][2:]
@@ -85,27 +79,6 @@ def test_the_table_of_the_findings_is_that_of_the_reports() -> None:
             if "paper's gain" in excludes:
                 wanted = "†" if p.startswith("<") or float(p) < 0.05 else "(†)"
             assert mark == wanted, (study, name)
-
-
-def test_the_table_of_changes_is_that_of_the_explanations() -> None:
-    """Changes, and gains of the same seeds, stand in the explanations of `full_size`."""
-    studies = ("64 pixels", "falling rate", "equal batches", "no skip connections")
-    explained = (REPOSITORY / publication.FOLDER / "full_size" / "report.md").read_text()
-    below = (REPOSITORY / "docs/findings.md").read_text().split("\nChanges of the paper's size")[1]
-    rows = [line.strip("|").split(" | ") for line in below.splitlines() if line.startswith("|")][2:]
-    assert len(rows) == len(studies)
-    for (_, seeds, *cells), words in zip(rows, studies, strict=True):
-        (line,) = (line for line in explained.splitlines() if f"%, {words} " in line)
-        last, best, gain = (cell.strip() for cell in cells)
-        change, low, high = NUMBERS.findall(last)
-        before, found, _ = line.partition(
-            f"({change} points, 95 % interval {low} to {high}, n = {seeds})"
-        )
-        assert found
-        assert "Fixed weights: " in before
-        assert "CB-Dice" not in before
-        assert f"Fixed weights, other evaluations: best validation epoch {best}, " in line
-        assert f"minus fixed weights: this study {gain.replace('[', '([')}, above in" in line
 
 
 def test_the_distance_to_the_paper_is_that_of_the_runs() -> None:
