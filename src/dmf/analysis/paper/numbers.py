@@ -14,6 +14,7 @@ STATISTICS = ("mean", "std", "n")
 PAPER_RUNS = 10
 
 
+@cache
 def paper_table(dataset: str) -> pd.DataFrame:
     """Return the paper's table for busi, busc or bus.
 
