@@ -18,6 +18,7 @@ from dmf.analysis.paper import audit
 from dmf.analysis.verdict import explanations
 from dmf.analysis.verdict.judgements import judge
 from dmf.files import read_json, write_json
+from dmf.layout import cells
 from dmf.study import ReportParameters
 
 import synthetic
@@ -177,6 +178,31 @@ def test_reductions_absent_runs_and_origins_are_said(mixed: tuple[Path, ReportPa
     assert "0123456789abcdef0123456789abcdef01234567" in html  # the commit of the runs
     described = read_json(mixed[0] / "data/filtered/busi.json")
     assert described["sha256"] in html
+
+
+def test_compared_runs_of_several_devices_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = synthetic.make_study(configurations=["none-mad", "fixed"], seeds=2, epochs=3)
+    synthetic.write_study(tmp_path, study)
+    parameters = study.report_parameters()
+    monkeypatch.chdir(tmp_path)
+    runs = {(cell.configuration, cell.seed): cell.record for cell in cells(study.grid)}
+
+    def ran_on(name: str, *those: tuple[str, int]) -> dict[str, list[str]]:
+        for run in those:
+            write_json(runs[run], read_json(runs[run]) | {"device": {"name": name, "type": "cpu"}})
+        return origins.devices(parameters)
+
+    assert ran_on("one", *runs) == {}
+    # A device for each seed compares like with like.
+    assert ran_on("two", ("none-mad", 1), ("fixed", 1)) == {}
+    mixed = {"one (cpu)": ["No auxiliary + MAD", "Fixed weights"], "two (cpu)": ["Fixed weights"]}
+    assert ran_on("one", ("none-mad", 1)) == mixed
+    write_json(Path("reports/figures") / catalogue.CAPTIONS, [])
+    page.write(results.collect(study.grid, partial=False), parameters, Path("reports"))
+    said = "On one (cpu): No auxiliary + MAD and Fixed weights; on two (cpu): Fixed weights."
+    assert said in html_of(tmp_path)
 
 
 SECTIONS = ["answer", "scores", "differences", "training", "claims", "explanations", "audit"]

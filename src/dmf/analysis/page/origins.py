@@ -83,6 +83,23 @@ def _origin(run: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def devices(parameters: ReportParameters) -> dict[str, list[str]]:
+    """Return what ran on each device, by the device's name.
+
+    Empty unless runs that are compared, those of one set and seed, ran on different devices.
+    """
+    where: dict[tuple[str, int], set[str]] = {}
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells(parameters.grid):
+        name = _origin(_read_if_here(RunRecord, cell.record))["Device"]
+        if name != NOT_SAID:
+            where.setdefault((cell.dataset, cell.seed), set()).add(name)
+            found.setdefault(name, {})[label(cell.configuration)] = None
+    if all(len(names) == 1 for names in where.values()):
+        return {}
+    return {name: list(configurations) for name, configurations in found.items()}
+
+
 def data(parameters: ReportParameters, dataset: str) -> dict[str, Any]:
     """Return origin, hash and licence of one dataset, as far as its files are here."""
     described = _read_if_here(ArraysDescription, arrays(dataset))

@@ -201,6 +201,13 @@ def _banners(parameters: ReportParameters) -> list[dict[str, str]]:
     if others := departures(parameters):
         text = f"{listed(others)}."
         banners.append({"kind": "other", "head": "Not as in the paper:", "text": text})
+    if devices := origins.devices(parameters):
+        ran = "; on ".join(f"{name}: {listed(its)}" for name, its in devices.items())
+        text = (
+            f"On {ran}. Each device rounds in its own way, which can move a run by points; a "
+            "difference between runs of two devices holds this too."
+        )
+        banners.append({"kind": "devices", "head": "Several devices.", "text": text})
     return banners
 
 
