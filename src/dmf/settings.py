@@ -433,12 +433,14 @@ _EXTRA_STUDIES = r"^([^{}]|\{name\})*\{study\}([^{}]|\{name\})*$"
 class Report(Settings):
     """What the tables, figures and verdicts need to be told.
 
-    Figures are PNG files, and with `pdf` PDF files as well.
+    Figures are PNG files, and with `pdf` PDF files as well. Results of the first `seen_seeds` had
+    been seen before the study's plan was fixed: the report gives the others alone as well.
     """
 
     confidence: Fraction = 0.95
     margin: Positive = 0.005
     bootstrap: Annotated[int, Field(ge=100)] = 2000
+    seen_seeds: Annotated[int, Field(ge=0)] = 0
     samples: Count = 5
     qualitative_seed: Annotated[int, Field(ge=0)] = 0
     dpi: Annotated[int, Field(ge=50, le=600)] = 150

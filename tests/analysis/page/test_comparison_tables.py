@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dmf.analysis import results
-from dmf.analysis.page.comparison_tables import comparison_tables
+from dmf.analysis.page.comparison_tables import comparison_tables, unseen_seeds
 from dmf.analysis.verdict.comparisons import compare
 
 import synthetic
@@ -57,3 +57,26 @@ def test_planned_comparisons_are_given_at_every_evaluation(tmp_path: Path) -> No
     with_its_own = rows["Mean of 2 adaptive, each against fixed with its auxiliary or none"]
     assert with_its_own[1].value == pytest.approx(100 * paired.mean())
     assert with_its_own[2].text == ""
+
+
+@pytest.mark.parametrize(("seen", "left"), [(0, None), (3, 5), (4, None)])
+def test_seeds_that_had_been_seen_are_left_out_once(
+    tmp_path: Path, seen: int, left: int | None
+) -> None:
+    names = ["cb_dice-variance", "fixed"]
+    study = synthetic.make_study(
+        {"busi": "busi"}, configurations=names, seeds=8, epochs=3, report={"seen_seeds": seen}
+    )
+    synthetic.write_study(tmp_path, study)
+    parameters = study.report_parameters()
+    with chdir(tmp_path):
+        table = results.collect(parameters.grid, partial=False)
+        made = unseen_seeds(table, parameters, "busi")
+    if left is None:
+        assert made == []
+        return
+    first = made[0].rows[0].cells
+    dice = results.values(table, "busi", "dice")
+    gain = (dice["cb_dice-variance"] - dice["fixed"]).loc[seen:]
+    assert (first[0].value, first[-1].text) == (pytest.approx(100 * gain.mean()), str(left))
+    assert "first 3 seeds had been seen" in made[0].caption

@@ -12,7 +12,7 @@ from dmf.analysis.protocol import paper_dataset
 from dmf.analysis.results import read, values
 from dmf.analysis.tables import Cell, Row, Table, score_tables, signed, whole
 from dmf.analysis.verdict.comparisons import FAMILIES, Seeds, compare, mean_of
-from dmf.analysis.verdict.headline import Headline, Reading
+from dmf.analysis.verdict.headline import Headline, Reading, headline
 from dmf.analysis.verdict.mixed import ADAPTIVE_MEAN, mixed_model
 from dmf.analysis.verdict.statistics import LEAST_SEEDS, holm
 from dmf.analysis.words import (
@@ -86,14 +86,14 @@ def over_sets(
 ) -> Table:
     """Return the difference that answers the study on each set, and over all that may be pooled."""
     rows = []
-    for headline in headlines:
-        reading = headline.primary
-        name = dataset_label(headline.dataset)
+    for its in headlines:
+        reading = its.primary
+        name = dataset_label(its.dataset)
         cells = [
             _difference(reading),
-            signed(np.nan if headline.paper is None else 100 * headline.paper),
-            verdict_cell(outcome_word(headline.outcome)),
-            verdict_cell({None: "", True: "robust", False: "depends"}[headline.robust]),
+            signed(np.nan if its.paper is None else 100 * its.paper),
+            verdict_cell(outcome_word(its.outcome)),
+            verdict_cell({None: "", True: "robust", False: "depends"}[its.robust]),
             whole(reading.n),
         ]
         rows.append(Row(name, (name,), cells))
@@ -137,6 +137,19 @@ def evaluations(headline: Headline, parameters: ReportParameters) -> Table:
     )
     columns = ["Difference", "Excludes", *["Less the paper's, p"] * beside, "Seeds"]
     return Table(f"{title}, every evaluation", caption, ("Evaluation",), columns, rows)
+
+
+def unseen_seeds(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> list[Table]:
+    """Return :func:`evaluations` without the seeds seen before the plan, if five are left."""
+    seen = parameters.report.seen_seeds
+    rest = results[results["seed"] >= seen]
+    alone = headline(rest, parameters, dataset, compare(rest, parameters, dataset))
+    if not seen or alone is None or alone.primary.n < LEAST_SEEDS:
+        return []
+    table = evaluations(alone, parameters)
+    told = f"The first {count(seen, 'seed')} had been seen before the plan was fixed. Without them:"
+    words = table.caption
+    return [replace(table, title=f"{table.title}, unseen seeds", caption=f"{told} {words}")]
 
 
 def _difference(reading: Reading) -> Cell:

@@ -232,7 +232,8 @@ def _dataset(
     }
     differences = comparison_tables.comparison_tables(results, parameters, dataset, pairs)
     if its is not None:
-        differences.insert(0, comparison_tables.evaluations(its, parameters))
+        unseen = comparison_tables.unseen_seeds(results, parameters, dataset)
+        differences[:0] = [comparison_tables.evaluations(its, parameters), *unseen]
     scores = score_tables(results, parameters, dataset)
     if beside := other_networks.table(results, parameters, dataset):
         scores.append(beside)
