@@ -86,7 +86,7 @@ explanations: $(VENV)/study.stamp
 	for study in $(EXPLANATIONS); do \
 	    snakemake --cores all --configfile $(OVER) config/$$study.yaml -- aggregate; \
 	done
-	snakemake --cores all $(addprefix --configfile ,$(OVER)) --forcerun report -- report
+	snakemake --cores all $(if $(OVER),--configfile $(OVER)) --forcerun report -- report
 
 published: $(VENV)/study.stamp
 	dmf rebuild

@@ -188,6 +188,36 @@ def test_a_stale_run_here_does_not_replace_a_published_one_that_fits(here: Path)
     assert {name: after[name] for name in before} == before
 
 
+def test_scores_of_a_stale_run_here_do_not_replace_published_ones(here: Path) -> None:
+    def with_scores(seeds: int, **sections: dict[str, object]) -> Study:
+        study = tiny_seeds(seeds, **sections)
+        grid = study.grid.model_copy(update={"evaluate_on": ["other"]})
+        return study.model_copy(update={"grid": grid})
+
+    write_run(tiny_seeds(1), 0)
+    write_scores(seed_00=0.9)
+    publication.publish(with_scores(1), Path("out"), quiet)
+    write_run(tiny_seeds(2, training={"epochs": 4}), 0, text="stale")
+    write_run(tiny_seeds(2), 1)
+    write_scores(seed_00=0.1, seed_01=0.8)
+    publication.publish(with_scores(2), Path("out"), quiet)
+    text = kept(Path("out"))["reports/evaluations/other.csv"].decode()
+    assert text.split()[1:] == ["phantom/fixed/seed-00,last,0.9", "phantom/fixed/seed-01,last,0.8"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_runs_the_study_would_not_train_are_never_published(here: Path, replace: bool) -> None:
+    study = tiny_seeds(3)
+    write_run(tiny_seeds(3, training={"epochs": 4}), 0)
+    damaged = write_run(study, 1)
+    (damaged.cell.folder / "history.csv").write_text("cut")
+    write_run(study, 2)
+    found = r"2 finished runs .*\n.*seed-00: other parameters\n.*seed-01: damaged\n.*Train them"
+    with pytest.raises(DmfError, match=found):
+        publication.publish(study, Path("out"), quiet, replace=replace)
+    assert not Path("out").exists()
+
+
 def test_counts_of_test_images_are_published_where_there_are_any(here: Path) -> None:
     write_run(tiny_seeds(2), 0)
     run = write_run(tiny_seeds(2), 1)

@@ -199,6 +199,20 @@ def test_released_preset_sets_the_four_switches_and_nothing_else() -> None:
     }
 
 
+def test_a_setting_that_contradicts_the_preset_is_refused(tmp_path: Path) -> None:
+    overlay = tmp_path / "mixed.yaml"
+    overlay.write_text("preset: released\nlosses: {kind: soft}\nfusion: {detach: false}\n")
+    found = r"mixed.yaml: losses.kind = soft contradicts .*sets it to hard"
+    with pytest.raises(DmfError, match=found):
+        Study.load(REPOSITORY / "params.yaml", overlay)
+    overlay.write_text("losses: {kind: soft}\n")
+    released = REPOSITORY / "config/released.yaml"
+    with pytest.raises(DmfError, match=found):
+        Study.load(REPOSITORY / "params.yaml", released, overlay)
+    overlay.write_text("losses: {kind: hard}\n")
+    assert Study.load(REPOSITORY / "params.yaml", released, overlay).losses.kind == "hard"
+
+
 @pytest.mark.parametrize(
     ("overlay", "changed"),
     [

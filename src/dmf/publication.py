@@ -52,7 +52,8 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
     only if ``replace``. Whatever else ``target`` held goes without a word. A kill at any moment
     leaves the old or the new state, at the latest after the next call.
 
-    Raises DmfError if runs would be lost without ``replace``, if no run is finished, if the data
+    Raises DmfError if runs would be lost without ``replace``, if no run is finished, if one that is
+    here is damaged or of other parameters or data than the study's (older code may be), if the data
     that earlier runs must have used are not here, if what was published is damaged, or if the disk
     refuses the copy. What was published then stays as it was.
     """
@@ -68,6 +69,15 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
         here = [run for run in finished if run.cell.folder not in stay]
         if not here:
             raise DmfError(f"{Path.cwd()} holds no finished run of the study {study.grid.name!r}")
+        strange = _not_of_the_study(here)
+        if strange:
+            raise DmfError(
+                f"{Path.cwd()} holds {len(strange)} finished runs that the study "
+                f"{study.grid.name!r} would not train:\n"
+                + "".join(f"  {line}\n" for line in strange)
+                + "Nothing was changed. Train them again (the same `snakemake` command does), or "
+                "delete their folders."
+            )
         lost = _lost(named, stay, {run.cell.folder for run in here}, before)
         if lost and not replace:
             raise DmfError(
@@ -82,8 +92,8 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
         for run in kept:
             files |= _files_of_a_run(run, before)
         unchanged = {str(run.cell) for run in named if _fits(run, before)}
-        everyone = {str(run.cell) for run in [*here, *kept]}
-        files |= _scores_on_other_sets(study, everyone, unchanged, before, Path(merged))
+        mine = {str(run.cell) for run in here}
+        files |= _scores_on_other_sets(study, mine, unchanged, before, Path(merged))
         _write(study, files, target)
     for line in lost:
         log(f"{target}: gone: {line}")
@@ -156,6 +166,18 @@ def _fits(run: Run, root: Path) -> bool:
     return declared and complete_record(folder, run.key(), models=False) is not None
 
 
+def _not_of_the_study(here: list[Run]) -> list[str]:
+    """Return a line for each run here that is damaged, or not the study's but for its code."""
+    found = []
+    for run in here:
+        record = complete_record(run.cell.folder, models=False)
+        if record is None:
+            found.append(f"{run.cell.folder}: damaged")
+        elif differs := [what for what in misfits(run, record) if what != "code"]:
+            found.append(f"{run.cell.folder}: other {' and '.join(differs)}")
+    return found
+
+
 def _lost(named: list[Run], stay: set[Path], here: set[Path], before: Path) -> list[str]:
     """Return a line for each published run that will not be there any more: which, and why."""
     by_folder = {run.cell.folder: run for run in named}
@@ -181,16 +203,16 @@ def _files_of_a_run(run: Run, root: Path) -> dict[str, Path]:
 
 
 def _scores_on_other_sets(
-    study: Study, named: set[str], unchanged: set[str], before: Path, merged: Path
+    study: Study, mine: set[str], unchanged: set[str], before: Path, merged: Path
 ) -> dict[str, Path]:
-    """Write the tables of `dmf evaluate` with the rows of the runs ``named`` to ``merged``.
+    """Write the tables of `dmf evaluate` to ``merged``: from here the rows of the runs ``mine``.
 
-    Rows of ``unchanged`` runs that are only in ``before`` are kept.
+    From ``before`` come those of ``unchanged`` runs, where they have none here.
     """
     files = {}
     for path in map(layout.evaluations, study.grid.evaluate_on):
         rows: dict[tuple[str, str], dict[str, str]] = {}
-        for root, wanted in ((before, unchanged), (Path(), named)):
+        for root, wanted in ((before, unchanged), (Path(), mine)):
             if (root / path).exists():
                 table = csv.DictReader(io.StringIO(read_text(root / path, _REMEDY)))
                 found = {(str(row.get("run")), str(row.get("weights"))): row for row in table}

@@ -23,6 +23,7 @@ from dmf.errors import DmfError, Log
 from dmf.files import locked, write_text
 from dmf.outcomes import EVALUATIONS
 from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
+from dmf.records import trained_on
 from dmf.study import Study
 from dmf.training.run_record import read_record
 
@@ -134,7 +135,7 @@ def _scores(cell: layout.Cell, outcome: dict[str, Any]) -> list[Any]:
 
 
 def _origin(record: dict[str, Any]) -> tuple[Any, ...]:
-    return record.get("device", {}).get("name"), record.get("precision"), record.get("commit")
+    return trained_on(record), record.get("precision"), record.get("commit")
 
 
 def _is_newer(path: Path, other: Path) -> bool:

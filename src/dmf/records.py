@@ -93,8 +93,16 @@ class RunRecord(Record):
     versions: dict[Word, Text] = {}
     device: Device | None = None
     precision: Text | None = None
+    devices: list[Device] = []
+    """Where a run was continued on another device: all, in their order, the last as above."""
     files: dict[Word, Text]
     outcome: Outcome
+
+
+def trained_on(run: dict[str, Any], form: str = "{name}") -> str | None:
+    """Return the devices of a run's record, in order, or None if it names none."""
+    devices = run.get("devices") or [run["device"]] * bool(run.get("device"))
+    return ", then ".join(dict.fromkeys(form.format(**device) for device in devices)) or None
 
 
 class Duplicates(Record):

@@ -205,6 +205,7 @@ class Study(Settings):
         given = {"study": {"name": name, "workdir": f"build/{name}" if stems else "."}}
         settings = _merge(given, values)
         if settings.get("preset") == "released":
+            _refuse_contradictions([path for path in overlays if path.name != BASE], typed or {})
             settings = _merge(settings, RELEASED)
         try:
             return cls.model_validate(settings)
@@ -302,6 +303,21 @@ class Study(Settings):
         )
         known = list(_lines(RELEASED)) if self.preset == "released" else []
         return [line for line in _lines(changed) if line not in known]
+
+
+def _refuse_contradictions(overlays: Sequence[Path], typed: Mapping[str, Any]) -> None:
+    """Raise DmfError where a setting is given that `preset: released` sets to another value."""
+    released = dict(line.split(" = ") for line in _lines(RELEASED))
+    given = [*((str(path), read_settings(path)) for path in overlays), ("--config", dict(typed))]
+    for origin, settings in given:
+        for line in _lines(settings):
+            key, _, value = line.partition(" = ")
+            if released.get(key, value) != value:
+                raise DmfError(
+                    f"{origin}: {line} contradicts `preset: released`, which sets it to "
+                    f"{released[key]}. Leave out one of the two; without the preset each of its "
+                    "four settings can be given by itself."
+                )
 
 
 def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The download step: sources in order, trust, every published layout, all or nothing."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +138,48 @@ def test_relative_archives_are_relative_to_the_root(
     given = parameters(kind="busc", archive="archives/busc.zip")
     download.download("busc", given, home)
     assert (home / "build/data/raw/busc/manifest.csv").is_file()
+
+
+def test_an_archive_that_changed_since_is_noticed(
+    home: Path, busc_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = parameters(kind="busc", archive=str(busc_zip))
+    assert download.changed_since("busc", given, home) is None  # nothing was made yet
+    get("busc", archive=str(busc_zip))
+    assert download.changed_since("busc", given, home) is None
+    later = (RAW / "busc/manifest.json").stat().st_mtime + 10
+    os.utime(busc_zip, (later, later))
+    assert download.changed_since("busc", given, home) is None  # its date says nothing
+    write_zip(busc_zip, two_folders("x/y/"))
+    os.utime(busc_zip, (later, later))
+    assert download.changed_since("busc", given, home) == busc_zip
+    busc_zip.unlink()
+    assert download.changed_since("busc", given, home) is None
+    other = write_zip(home / "other.zip", two_folders("z/"))
+    os.utime(other, (0, 0))
+    monkeypatch.setenv("DMF_BUSC_ARCHIVE", str(other))
+    assert download.changed_since("busc", given, home) == other
+
+
+def test_a_folder_and_a_table_that_changed_since_are_noticed(home: Path) -> None:
+    for n in range(12):
+        (home / "own/scans").mkdir(parents=True, exist_ok=True)
+        (home / "own/truth").mkdir(exist_ok=True)
+        (home / f"own/scans/{n}.png").write_bytes(png(scan(n)))
+        (home / f"own/truth/{n}.png").write_bytes(png(ellipse()))
+    table = write_bytes(
+        home / "t.csv", b"ID,Case\n" + b"".join(b"%d,%d\n" % (n, n) for n in range(12))
+    )
+    own = {"images": "scans", "masks": "truth", "licence": "mine", "citation": "me"}
+    own |= {"table": {"file": "t.csv", "image": "ID", "patient": "Case"}}
+    get("mine", kind="folder", archive="own", **own)
+    given = parameters(kind="folder", archive="own", **own)
+    assert download.changed_since("mine", given, home) is None
+    later = (RAW / "mine/manifest.json").stat().st_mtime + 10
+    os.utime(table, (later, later))
+    assert download.changed_since("mine", given, home) == table
+    os.utime(write_bytes(home / "own/scans/3.png", png(scan(99))), (later, later))
+    assert download.changed_since("mine", given, home) == home / "own"
 
 
 def test_the_same_archive_gives_the_same_bytes_wherever_it_lies(home: Path, busc_zip: Path) -> None:

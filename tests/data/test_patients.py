@@ -76,7 +76,7 @@ def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
 def test_names_tell_patients(tmp_path: Path) -> None:
     result = found(tmp_path, "ABCD_1", "ABCD_2", "EFGH_1", "x")
     describe_pairs(result, Subjects(patient_pattern=r"^(\w{4})_"), tmp_path)
-    assert [pair.patient for pair in result.pairs] == ["ABCD", "ABCD", "EFGH", ""]
+    assert [pair.patient for pair in result.pairs] == ["ABCD", "ABCD", "EFGH"]
     assert [(p.kind, p.file) for p in result.problems] == [("unknown patient", "in/x.png")]
 
 

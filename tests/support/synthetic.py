@@ -219,7 +219,7 @@ def _write_run(
             "parameters": study.run_parameters(configuration).model_dump(mode="json"),
             "hashes": {
                 "arrays": sha256,
-                "split": _sha256(f"{dataset} split {seed}"),
+                "split": sha256_file(folder / split(dataset, seed)),
                 "code": _sha256("code"),
                 "initial_weights": _sha256(f"weights {seed}"),
                 "batch_order": _sha256(f"{dataset} order {seed}"),

@@ -136,6 +136,18 @@ def test_two_that_would_write_to_one_folder_are_refused() -> None:
     assert len(list(evaluate([RUN, RUN], "other"))) == 2  # named twice, scored once: last and best
 
 
+def test_a_file_of_an_incomplete_run_is_still_of_that_run() -> None:
+    (RUN / "history.csv").unlink()
+    (RUN / "model.safetensors").unlink()
+    (one,) = evaluate([RUN / "best.safetensors"], "other")
+    assert (one.run, one.weights) == ("phantom/fixed/seed-03", "best")
+    with pytest.raises(DmfError, match="was trained on images of phantom"):
+        list(evaluate([RUN / "best.safetensors"], "phantom"))
+    write_model(RUN / "best.safetensors", weights(5))
+    with pytest.raises(DmfError, match=r"best.safetensors is not the file that .*run.json names"):
+        list(evaluate([RUN / "best.safetensors"], "other"))
+
+
 def test_the_set_it_was_trained_on_is_refused() -> None:
     a_run("other")
     refused("was trained on images of other")

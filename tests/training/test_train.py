@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from dmf.data import arrays as arrays_module
 from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
 from dmf.layout import Cell
@@ -103,6 +104,24 @@ def test_a_run_folder_is_complete(tiny_study: StudyMaker) -> None:
         assert metrics["last"]["validation"][name] == float(rows[2][f"validation_{name}"])
         assert 0 <= metrics["last"]["test"][name] <= 1
     assert not run.cell.live_folder.exists()
+
+
+def test_data_that_change_while_it_waits_are_not_filed_under_the_old_key(
+    tiny_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study()
+    run = the_run(study)
+    read = arrays_module.read_subsets
+
+    def read_another(path: Path, arrays: arrays_module.Arrays) -> dict[str, Any]:
+        path.write_text(path.read_text().rstrip())
+        return read(path, arrays)
+
+    monkeypatch.setattr(arrays_module, "read_subsets", read_another)
+    with pytest.raises(DmfError, match=r"seed-00.csv was made again meanwhile. Repeat"):
+        train_quietly(study)
+    assert not run.cell.record.exists()
+    assert train_quietly(study)[0] == "complete"
 
 
 def test_settled_is_the_median_over_the_last_fifth(tiny_study: StudyMaker) -> None:

@@ -96,6 +96,24 @@ if (
     )
 
 
+# Snakemake does not know where the user's own archives are; data/raw would silently stay as it was.
+if workflow.is_main_process:
+    from dmf.data.download import changed_since
+
+    try:
+        for dataset in DATASETS:
+            parameters = study.download_parameters(dataset)
+            if path := changed_since(dataset, parameters, Path(workflow.basedir)):
+                print(
+                    f"warning: {path} is not what data/raw/{dataset} was made from, which is used as "
+                    f"it is. To take it over, add to the command: "
+                    f"--forcerun data/raw/{dataset}/manifest.csv",
+                    file=sys.stderr,
+                )
+    except DmfError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def all_metrics(datasets):
     """Return the metrics of every run of the study on these data sets."""
     return [

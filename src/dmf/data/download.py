@@ -28,6 +28,7 @@ from dmf.data.transfer import PATIENT, CertificateError, Policy, TransferError, 
 from dmf.errors import DmfError
 from dmf.files import read_json, reason, sha256_file, sha256_json, write_json
 from dmf.layout import CHECKSUMS, DOWNLOADS, RAW
+from dmf.records import Description
 from dmf.settings import ArchiveSource, FolderSource, PhantomSource
 from dmf.study import DownloadParameters
 
@@ -221,18 +222,46 @@ def _notice(dataset: str, source: ArchiveSource | FolderSource) -> str:
 
 def _local(dataset: str, source: ArchiveSource | FolderSource, root: Path) -> Content | None:
     """Return the archive or folder that the user named, if any."""
-    variable = f"DMF_{dataset.upper()}_ARCHIVE"
-    value = os.environ.get(variable)
-    named = variable if value else f"datasets.{dataset}.archive"
-    value = value or source.archive
-    if not value:
+    named, path = _named(dataset, source, root)
+    if path is None:
         return None
-    path = root / Path(value).expanduser()
     if not path.exists():
         raise DmfError(f"{named} names {path}, which does not exist. Correct the path.")
     sha256 = _hash(path)
     known = _stated_checksums(_origin(source))
     return Content(path, f"local: {path.name}", sha256, "published" if sha256 in known else "none")
+
+
+def _named(
+    dataset: str, source: ArchiveSource | FolderSource, root: Path
+) -> tuple[str, Path | None]:
+    """Return where the user may name the set's archive or folder, and what stands there."""
+    variable = f"DMF_{dataset.upper()}_ARCHIVE"
+    value = os.environ.get(variable)
+    named = variable if value else f"datasets.{dataset}.archive"
+    value = value or source.archive
+    return named, root / Path(value).expanduser() if value else None
+
+
+def changed_since(dataset: str, parameters: DownloadParameters, root: Path) -> Path | None:
+    """Return the user's file or folder that is not what `data/raw/<dataset>` was made from, if any.
+
+    An archive or folder is judged by its contents, where its date or the environment gives cause; a
+    table beside the project by its date. Raises DmfError for what cannot be read.
+    """
+    source, description = parameters.source, RAW / dataset / "manifest.json"
+    if isinstance(source, PhantomSource) or not description.exists():
+        return None
+    made = description.stat().st_mtime
+    named, path = _named(dataset, source, root)
+    if path is not None and path.exists():
+        dates = (file.lstat().st_mtime for file in (path, *path.rglob("*")))
+        suspect = named in os.environ or max(dates) > made
+        if suspect and _hash(path) != Description.read(description).get("archive_sha256"):
+            return path
+    table = subjects_of(source).table
+    beside = root / Path(table.file).expanduser() if table else None
+    return beside if beside and beside.is_file() and beside.stat().st_mtime > made else None
 
 
 def _stated_checksums(origin: Entry | FolderSource) -> set[str | None]:

@@ -22,13 +22,14 @@ def describe_pairs(found: Found, subjects: Subjects, root: Path) -> None:
     """Give every pair its class and patient, as the set's table and names say.
 
     Images of a class that is ignored are left out and counted. An image that the table does not
-    name, or whose patient the pattern does not find, is a problem. Raises DmfError if the table is
-    missing, damaged, or names an image twice in different ways.
+    name, or whose patient the pattern does not find, is a problem and left out. Raises DmfError if
+    the table is missing, damaged, or names an image twice in different ways.
     """
     if subjects.table is not None:
         _take_table(found, subjects.table, root)
     if subjects.patient_pattern is not None:
-        found.pairs = [_with_patient(found, pair, subjects.patient_pattern) for pair in found.pairs]
+        named = [_with_patient(found, pair, subjects.patient_pattern) for pair in found.pairs]
+        found.pairs = [pair for pair in named if pair is not None]
 
 
 def by_numbering(ids: Sequence[str], pairs: pd.DataFrame, frames: int) -> list[str] | None:
@@ -86,12 +87,12 @@ def _images(found: Found) -> list[tuple[Path, Pair | None]]:
     return [*((pair.image, pair) for pair in found.pairs), *((path, None) for path in unpaired)]
 
 
-def _with_patient(found: Found, pair: Pair, pattern: str) -> Pair:
+def _with_patient(found: Found, pair: Pair, pattern: str) -> Pair | None:
     match = re.search(pattern, pair.image.stem)
     if match is None:
         detail = f"patient_pattern {pattern!r} finds no patient in this name"
         found.complain("unknown patient", pair.image, detail)
-        return pair
+        return None
     return replace(pair, patient=match[1])
 
 

@@ -13,7 +13,7 @@ from dmf.errors import DmfError
 from dmf.files import read_json, sha256_file
 from dmf.layout import HISTORY, RECORD, Cell
 from dmf.outcomes import EVALUATIONS, SUBSETS
-from dmf.records import Outcome, RunRecord
+from dmf.records import Outcome, RunRecord, trained_on
 
 Row = dict[str, float]
 Point = tuple[int, int, Mapping[str, float]]  # time in ms since 1970, step, metrics
@@ -123,7 +123,7 @@ class Finished:
             "commit": text(record.get("commit")),
             "uncommitted_changes": text(record.get("dirty")),
             "folder": self.cell.folder.as_posix(),
-            "device": text(record.get("device", {}).get("name")),
+            "device": text(trained_on(record)),
             "precision": text(record.get("precision")),
         }
         tags |= {f"{name}_sha256": text(value) for name, value in record["hashes"].items()}

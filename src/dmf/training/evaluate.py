@@ -16,13 +16,13 @@ from dmf import layout
 from dmf.data import raw
 from dmf.data.filtering import prepare
 from dmf.errors import DmfError
-from dmf.files import write_text
+from dmf.files import sha256_file, write_text
 from dmf.metrics import confusion_counts, metrics_from_counts
 from dmf.outcomes import FOREGROUND_METRICS, METRICS
 from dmf.records import Outcome
 from dmf.study import FilterParameters, Grid, RunParameters
 from dmf.training.inference import Model, read_model
-from dmf.training.run_record import complete_record
+from dmf.training.run_record import complete_record, read_record
 
 Images = npt.NDArray[np.uint8]
 
@@ -139,14 +139,22 @@ def describe(evaluations: Sequence[Evaluation]) -> Iterator[str]:
 def _run(path: Path, dataset: str) -> tuple[str, int, dict[str, Path]]:
     """Return a run's name, its batch size, and its model files by their weights' names."""
     folder = path if path.is_dir() else path.parent
-    record = complete_record(folder)
-    if record is None and path.is_dir():
-        raise DmfError(
-            f"{path} is no complete run: it is missing, unfinished or damaged. Train it, or fetch "
-            "it with: dvc pull"
-        )
-    if record is None:
-        return path.stem, BATCH_SIZE, {"file": path}
+    if path.is_dir():
+        record = complete_record(folder)
+        if record is None:
+            raise DmfError(
+                f"{path} is no complete run: it is missing, unfinished or damaged. Train it, or "
+                "fetch it with: dvc pull"
+            )
+    else:
+        record = read_record(folder)  # of its other files none is needed
+        if record is None or path.name not in record["files"] or not path.is_file():
+            return path.stem, BATCH_SIZE, {"file": path}
+        if sha256_file(path) != record["files"][path.name]:
+            raise DmfError(
+                f"{path} is not the file that {folder / layout.RECORD} names: it is damaged, or of "
+                "another run. Fetch it again, or evaluate it in a folder of its own."
+            )
     if record["outcome"]["status"] != "complete":
         raise DmfError(f"{path}: this training diverged; there is no model to score.")
     try:

@@ -81,6 +81,12 @@ def _train_on(gpu: str | None, run: Run, key: str, execution: Execution, log: Lo
             log(f"warning: {warning}")
     arrays = read_arrays(run.cell.arrays)
     subsets = read_subsets(run.cell.split, arrays)
+    preprocessing = read_json(run.cell.arrays)["parameters"]
+    if run.key() != key:  # while it waited for its place
+        raise DmfError(
+            f"{run.cell.arrays} or {run.cell.split} was made again meanwhile. Repeat the command: "
+            "it trains with what is there now."
+        )
     device = torch.device("cpu" if gpu is None else "cuda")
     with device_errors_explained(run.cell.folder, run.parameters.training.batch_size):
         precision = engine.resolve_precision(wanted, device)
@@ -95,7 +101,7 @@ def _train_on(gpu: str | None, run: Run, key: str, execution: Execution, log: Lo
             device=device,
             precision=precision,
         )
-        trainer = Trainer(run, key, runner, subsets, arrays, execution, log)
+        trainer = Trainer(run, key, runner, subsets, arrays, preprocessing, execution, log)
         origin = run.provenance(
             key,
             initial_weights=runner.initial_weights,
@@ -118,6 +124,7 @@ class Trainer:
         engine: network, losses, fusion and optimiser, at their start.
         subsets: indices of the images of each subset.
         arrays: the data set.
+        preprocessing: what its images went through, for the model files.
         execution: where and how it runs.
         log: takes a line of progress.
     """
@@ -129,6 +136,7 @@ class Trainer:
         engine: "Engine",
         subsets: "Mapping[str, Indices]",
         arrays: "Arrays",
+        preprocessing: "Mapping[str, Any]",
         execution: Execution,
         log: Log,
     ) -> None:
@@ -140,6 +148,7 @@ class Trainer:
         self.engine = engine
         self.subsets = subsets
         self.arrays = arrays
+        self.preprocessing = preprocessing
         self.execution = execution
         self.log = log
         self.progress = Progress()
@@ -241,7 +250,7 @@ class Trainer:
                 "classes": self.arrays.classes,
                 "momentum": model.batch_norm_momentum,
                 "skip_connections": model.skip_connections,
-                "preprocessing": read_json(self.cell.arrays)["parameters"],
+                "preprocessing": self.preprocessing,
                 "key": self.key,
             }
             metadata = {"dmf": json.dumps(description)}

@@ -199,6 +199,17 @@ def test_compared_runs_of_several_devices_are_said(
     assert ran_on("two", ("none-mad", 1), ("fixed", 1)) == {}
     mixed = {"one (cpu)": ["No auxiliary + MAD", "Fixed weights"], "two (cpu)": ["Fixed weights"]}
     assert ran_on("one", ("none-mad", 1)) == mixed
+    # A run that was continued elsewhere is of both.
+    ran_on("two", *runs)
+    both = [
+        {"name": name, "type": "cpu", "from_epoch": epoch}
+        for name, epoch in (("one", 1), ("two", 3))
+    ]
+    record = runs["fixed", 0]
+    write_json(record, read_json(record) | {"devices": both})
+    assert origins.devices(parameters)["one (cpu), then two (cpu)"] == ["Fixed weights"]
+    write_json(record, read_json(record) | {"devices": []})
+    ran_on("one", ("none-mad", 0), ("none-mad", 1), ("fixed", 0))
     write_json(Path("reports/figures") / catalogue.CAPTIONS, [])
     page.write(results.collect(study.grid, partial=False), parameters, Path("reports"))
     said = "On one (cpu): No auxiliary + MAD and Fixed weights; on two (cpu): Fixed weights."

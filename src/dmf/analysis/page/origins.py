@@ -10,7 +10,7 @@ import pandas as pd
 from dmf.analysis.protocol import training_length
 from dmf.analysis.words import count, dataset_label, label
 from dmf.layout import Cell, arrays, cells, description
-from dmf.records import ArraysDescription, Description, Outcome, Record, RunRecord
+from dmf.records import ArraysDescription, Description, Outcome, Record, RunRecord, trained_on
 from dmf.study import ReportParameters
 
 NOT_SAID = "not recorded"
@@ -73,12 +73,11 @@ def facts(parameters: ReportParameters) -> list[tuple[str, str]]:
 def _origin(run: dict[str, Any]) -> dict[str, str]:
     commit = run.get("commit") or "not under version control"
     versions = run.get("versions", {})
-    device = run.get("device")
     return {
         "Commit": commit + (" with uncommitted changes" if run.get("dirty") else ""),
         "Training code": run.get("hashes", {}).get("code", NOT_SAID)[:16],
         "Versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or NOT_SAID,
-        "Device": f"{device['name']} ({device['type']})" if device else NOT_SAID,
+        "Device": trained_on(run, "{name} ({type})") or NOT_SAID,
         "Precision": run.get("precision") or NOT_SAID,
     }
 
