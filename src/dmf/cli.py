@@ -354,6 +354,13 @@ def predict(
     output: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path(
         "predictions"
     ),
+    grey_range: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Values of 16-bit images that are black and white, as in training."),
+    ] = None,
+    transparent_ground: Annotated[
+        int, typer.Option(help="Grey value of what is transparent.", min=0, max=255)
+    ] = 0,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
@@ -362,7 +369,12 @@ def predict(
 
     found = model_at(model, params, overlay)
     file = found / layout.BEST_MODEL if found.is_dir() else found
-    for path in predict_files(images, file, output):
+    if grey_range and grey_range[0] >= grey_range[1]:
+        raise DmfError(f"--grey-range {grey_range[0]} {grey_range[1]}: the first must be smaller.")
+    written = predict_files(
+        images, file, output, grey_range=grey_range, transparent_ground=transparent_ground
+    )
+    for path in written:
         typer.echo(path)
 
 

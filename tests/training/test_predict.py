@@ -52,6 +52,25 @@ def test_a_folder_keeps_its_paths() -> None:
     assert Path("out/1/scan_mask.png").read_bytes() != Path("out/2/scan_mask.png").read_bytes()
 
 
+def test_deep_and_transparent_images_are_read_as_told() -> None:
+    deep = (scan(0).astype(np.uint16) * 16).clip(0, 4080)
+    cv2.imwrite("deep.png", deep)
+    refused("more than 8 bits per pixel; say which .* with grey_range", "deep.png")
+    whole = image("whole.png")
+    (mask, _) = predict_files(
+        [Path("deep.png")], Path("m.safetensors"), Path("a"), grey_range=(0, 4080)
+    )
+    (same, _) = predict_files([whole], Path("m.safetensors"), Path("b"))
+    assert mask.read_bytes() == same.read_bytes()
+    clear = np.dstack([np.repeat(scan(0)[..., None], 3, 2), np.full(scan(0).shape, 0, np.uint8)])
+    cv2.imwrite("clear.png", clear)
+    (_, overlay) = predict_files(
+        [Path("clear.png")], Path("m.safetensors"), Path("c"), transparent_ground=255
+    )
+    labels = cv2.imread("c/clear_mask.png", 0)
+    assert (cv2.imread(str(overlay))[labels == 0] == 255).all()
+
+
 def test_files_keep_what_tells_them_apart(tmp_path: Path) -> None:
     image("q1/scan.png", 1)
     image("q2/scan.png", 2)

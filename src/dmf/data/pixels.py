@@ -1,10 +1,10 @@
 """Reads images and masks as a viewer shows them: turned, flattened, with all of their bits."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -97,7 +97,7 @@ def read_grey(
     path: Path,
     *,
     transparent_ground: int = 0,
-    grey_range: list[int] | str | None = None,
+    grey_range: Sequence[int] | Literal["full"] | None = None,
 ) -> Image:
     """Return the image at `path` as a viewer shows it, in 8-bit grey, uint8 (H, W).
 
@@ -117,7 +117,7 @@ def read_grey(
             "grey_range, or convert it to 8 bits first",
         )
     assert picture.deep is not None
-    low, high = (0, 65535) if isinstance(grey_range, str) else grey_range
+    low, high = (0, 65535) if grey_range == "full" else grey_range
     values = np.atleast_3d(picture.deep).astype(np.float64)
     shown = np.clip((values[..., :3] - low) * (255 / (high - low)), 0, 255)
     if values.shape[2] == 4:

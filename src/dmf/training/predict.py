@@ -38,13 +38,21 @@ class Job:
         return [self.stem.with_name(f"{self.stem.name}_{kind}.png") for kind in KINDS]
 
 
-def predict_files(named: Sequence[Path], model_file: Path, folder: Path) -> Iterator[Path]:
+def predict_files(
+    named: Sequence[Path],
+    model_file: Path,
+    folder: Path,
+    *,
+    grey_range: tuple[int, int] | None = None,
+    transparent_ground: int = 0,
+) -> Iterator[Path]:
     """Write a mask and an overlay of each image, at the image's own size; yield their paths.
 
     `named` are images, and folders, in which all images are taken. In `folder` the results lie as
     the images do below the deepest folder that all those named have in common. Images are filtered
-    and resized as the model's training images were. Masks have the grey values of the masks in
-    `data/raw` (:func:`dmf.data.raw.grey_levels`).
+    and resized as the model's training images were; how 16 bits and what is transparent are read
+    (:func:`dmf.data.pixels.read_grey`) should be as in training too. Masks have the grey values of
+    the masks in `data/raw` (:func:`dmf.data.raw.grey_levels`).
 
     Raises DmfError, before anything is written, if two results would meet, or if one would replace
     a file that was not written here: `predictions.csv` in `folder` lists the hashes of those that
@@ -55,7 +63,7 @@ def predict_files(named: Sequence[Path], model_file: Path, folder: Path) -> Iter
     jobs = _jobs(named, folder, record)
     record.check(jobs)
     for job in jobs:
-        grey = read_grey(job.image)
+        grey = read_grey(job.image, grey_range=grey_range, transparent_ground=transparent_ground)
         _, filtered, _ = prepare(grey, np.zeros_like(grey), model.description.preprocessing)
         # Probabilities, not labels, are enlarged: their boundary is smooth.
         probabilities = model.logits(filtered[None]).softmax(1)[0].numpy().transpose(1, 2, 0)
