@@ -6,7 +6,7 @@
 #   docker run --user "$(id -u):$(id -g)" --volume "$PWD:/work" --workdir /work dmf snakemake --cores all
 # For clusters with Apptainer (docs/cluster.md):
 #   docker build -t dmf . && apptainer build build/dmf.sif docker-daemon://dmf:latest
-#   snakemake --profile profiles/slurm --software-deployment-method apptainer --apptainer-args --nv
+#   snakemake --profile profiles/slurm --software-deployment-method apptainer --apptainer-args=--nv
 # The digest is that of python:3.11-slim (3.11.16, Debian trixie) for all architectures.
 FROM python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/*

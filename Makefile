@@ -65,7 +65,7 @@ demo: $(VENV)/study.stamp
 	snakemake --cores all --configfile config/demo.yaml --quiet rules --
 	@echo
 	@echo "The report:  build/demo/reports/index.html  (open it in a browser)"
-	@echo "The runs:    make ui                        (MLflow on http://127.0.0.1:5000)"
+	@echo "The runs:    make ui STUDY=config/demo.yaml (MLflow on http://127.0.0.1:5000)"
 
 # Three at a time keep two cores busy: some tests wait, for SLURM or a server. Files start in the order
 # of their names: by their number of tests, the longest would start last.

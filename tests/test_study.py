@@ -1,5 +1,6 @@
 """params.yaml as a typed object: what it says, what it refuses, and how."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def test_params_yaml_is_the_papers_study() -> None:
 def test_params_yaml_spells_out_every_default() -> None:
     """A reader of params.yaml sees every number: nothing is left to a default in the code.
 
-    But for the study's name and folder, which follow from the overlays, and what a data set needs
-    to be read, which the catalogue says.
+    But for the study's name and folder and where its extra studies lie, which follow from the
+    overlays, and what a data set needs to be read, which the catalogue says.
     """
 
     def keys(values: Any, path: str = "") -> set[str]:
@@ -48,7 +49,8 @@ def test_params_yaml_spells_out_every_default() -> None:
     values = shipped_params()
     dumped = Study.from_mapping(values).model_dump(by_alias=True)
     assert dumped.pop("datasets").keys() == values.pop("datasets").keys()
-    assert keys(dumped) - keys(values) == {".study.name", ".study.workdir"}
+    follow = {".study.name", ".study.workdir", ".report.extra_studies"}
+    assert keys(dumped) - keys(values) == follow
     assert keys(values) <= keys(dumped)
 
 
@@ -197,6 +199,18 @@ def test_released_preset_sets_the_four_switches_and_nothing_else() -> None:
         "losses": {**paper["losses"], **focal, "kind": "hard"},
         "fusion": {**paper["fusion"], "median": "released", "detach": False},
     }
+
+
+def test_the_extra_studies_of_a_study_lie_beside_it() -> None:
+    def folder(*overlays: str) -> str:
+        paths = [REPOSITORY / f"config/{name}.yaml" for name in overlays]
+        study = Study.load(REPOSITORY / "params.yaml", *paths)
+        place = study.report.extra_studies.format(name=study.grid.name, study="hard")
+        return os.path.normpath(Path(study.grid.workdir) / place)
+
+    assert folder() == "build/hard"
+    assert folder("demo") == "build/demo_hard"
+    assert folder("reduced", "grouped") == "build/reduced_grouped_hard"
 
 
 def test_a_setting_that_contradicts_the_preset_is_refused(tmp_path: Path) -> None:

@@ -202,7 +202,10 @@ class Study(Settings):
         """
         stems = [path.stem for path in overlays if path.name != BASE]
         name = "_".join(stems) or "paper"
-        given = {"study": {"name": name, "workdir": f"build/{name}" if stems else "."}}
+        given: dict[str, Any] = {"study": {"name": name, "workdir": "."}}
+        if stems:  # beside it lie the studies that are named as it is and one overlay more
+            given["study"]["workdir"] = f"build/{name}"
+            given["report"] = {"extra_studies": "../{name}_{study}"}
         settings = _merge(given, values)
         if settings.get("preset") == "released":
             _refuse_contradictions([path for path in overlays if path.name != BASE], typed or {})

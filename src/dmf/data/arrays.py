@@ -128,7 +128,9 @@ def read_subsets(split: Path, arrays: Arrays) -> dict[str, Indices]:
     It stands here, not beside the writer, because a training pays for every import, and this needs
     no pandas. Raises DmfError unless the split names every image once, or if a subset is empty.
     """
-    remedy = f"Make the split again: snakemake --forcerun split -- split_{arrays.dataset}"
+    remedy = (
+        f"Make the split again: snakemake --cores all --forcerun split -- split_{arrays.dataset}"
+    )
     places = {name: index for index, name in enumerate(arrays.ids)}
     members: dict[str, list[int]] = {name: [] for name in SUBSETS}
     with split.open(encoding="utf-8", newline="") as stream:

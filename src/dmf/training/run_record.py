@@ -33,7 +33,9 @@ class Run:
         """
         split, arrays, dataset = self.cell.split, self.cell.arrays, self.cell.dataset
         if not split.exists():
-            raise DmfError(f"{split} does not exist. Make it with: snakemake split_{dataset}")
+            raise DmfError(
+                f"{split} does not exist. Make it with: snakemake --cores all split_{dataset}"
+            )
         match read_json(arrays):
             case {"sha256": str(sha256)}:
                 return {
@@ -43,7 +45,7 @@ class Run:
                 }
         raise DmfError(
             f"{arrays} names no sha256: it is damaged. Make it again: "
-            f"snakemake --forcerun filter -- filter_{dataset}"
+            f"snakemake --cores all --forcerun filter -- filter_{dataset}"
         )
 
     def key(self) -> str:
