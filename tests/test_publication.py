@@ -212,7 +212,7 @@ def test_runs_the_study_would_not_train_are_never_published(here: Path, replace:
     damaged = write_run(study, 1)
     (damaged.cell.folder / "history.csv").write_text("cut")
     write_run(study, 2)
-    found = r"2 finished runs .*\n.*seed-00: other parameters\n.*seed-01: damaged\n.*Train them"
+    found = r"2 finished runs .*\n.*seed-00: other parameters\n.*seed-01: damaged\n.*Delete their"
     with pytest.raises(DmfError, match=found):
         publication.publish(study, Path("out"), quiet, replace=replace)
     assert not Path("out").exists()

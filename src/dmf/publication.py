@@ -75,8 +75,8 @@ def publish(study: Study, target: Path, log: Log = print, *, replace: bool = Fal
                 f"{Path.cwd()} holds {len(strange)} finished runs that the study "
                 f"{study.grid.name!r} would not train:\n"
                 + "".join(f"  {line}\n" for line in strange)
-                + "Nothing was changed. Train them again (the same `snakemake` command does), or "
-                "delete their folders."
+                + "Nothing was changed. Delete their folders; the same `snakemake` command then "
+                "trains them again."
             )
         lost = _lost(named, stay, {run.cell.folder for run in here}, before)
         if lost and not replace:

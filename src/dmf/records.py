@@ -134,6 +134,7 @@ class Description(Record):
     citation: Text | None = None
     address: Text | None = None
     archive_sha256: Text | None = None
+    table_sha256: Text | None = None
     contents_sha256: Text | None = None
     ignored: dict[Text, Number] = {}
     duplicates: Duplicates | None = None

@@ -156,7 +156,6 @@ def test_an_archive_that_changed_since_is_noticed(
     busc_zip.unlink()
     assert download.changed_since("busc", given, home) is None
     other = write_zip(home / "other.zip", two_folders("z/"))
-    os.utime(other, (0, 0))
     monkeypatch.setenv("DMF_BUSC_ARCHIVE", str(other))
     assert download.changed_since("busc", given, home) == other
 
@@ -176,8 +175,12 @@ def test_a_folder_and_a_table_that_changed_since_are_noticed(home: Path) -> None
     given = parameters(kind="folder", archive="own", **own)
     assert download.changed_since("mine", given, home) is None
     later = (RAW / "mine/manifest.json").stat().st_mtime + 10
+    content = table.read_bytes()
     os.utime(table, (later, later))
+    assert download.changed_since("mine", given, home) is None  # its date says nothing
+    table.write_bytes(content.replace(b"3,3", b"3,4"))
     assert download.changed_since("mine", given, home) == table
+    table.write_bytes(content)
     os.utime(write_bytes(home / "own/scans/3.png", png(scan(99))), (later, later))
     assert download.changed_since("mine", given, home) == home / "own"
 

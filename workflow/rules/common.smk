@@ -97,21 +97,23 @@ if (
 
 
 # Snakemake does not know where the user's own archives are; data/raw would silently stay as it was.
-if workflow.is_main_process:
+# No more than a warning: what is in data/raw can be used, whatever became of the archive.
+if workflow.is_main_process and not CHECKED & set(sys.argv):
     from dmf.data.download import changed_since
 
-    try:
-        for dataset in DATASETS:
-            parameters = study.download_parameters(dataset)
-            if path := changed_since(dataset, parameters, Path(workflow.basedir)):
+    for dataset in dict.fromkeys([*DATASETS, *EVALUATED_ON]):
+        try:
+            if path := changed_since(
+                dataset, study.download_parameters(dataset), Path(workflow.basedir)
+            ):
                 print(
                     f"warning: {path} is not what data/raw/{dataset} was made from, which is used as "
-                    f"it is. To take it over, add to the command: "
+                    "it is. To take it over, add to the command: "
                     f"--forcerun data/raw/{dataset}/manifest.csv",
                     file=sys.stderr,
                 )
-    except DmfError as error:
-        raise WorkflowError(str(error)) from None
+        except (DmfError, OSError, RuntimeError) as error:
+            print(f"warning: {dataset}: {error}", file=sys.stderr)
 
 
 def all_metrics(datasets):

@@ -5,11 +5,10 @@ one split for every seed, so that adding a seed changes no other.
 """
 
 
-# update(): what is there stays if a repeat fails, for want of a network or of the user's archive.
 rule download:
     output:
-        manifest=update("data/raw/{dataset}/manifest.csv"),
-        description=update("data/raw/{dataset}/manifest.json"),
+        manifest="data/raw/{dataset}/manifest.csv",
+        description="data/raw/{dataset}/manifest.json",
     log:
         "logs/download/{dataset}.log",
     benchmark:

@@ -78,6 +78,8 @@ def download(
                 "archive_sha256": content.sha256,
                 "checksum": content.checked,
             }
+            if table := _table_beside(source, root):
+                description["table_sha256"] = sha256_file(table)
         write_json(
             folder / "manifest.json",
             {
@@ -246,22 +248,30 @@ def _named(
 def changed_since(dataset: str, parameters: DownloadParameters, root: Path) -> Path | None:
     """Return the user's file or folder that is not what `data/raw/<dataset>` was made from, if any.
 
-    An archive or folder is judged by its contents, where its date or the environment gives cause; a
-    table beside the project by its date. Raises DmfError for what cannot be read.
+    Contents are compared, those of an archive or folder where dates or the environment give cause.
+    Raises DmfError, OSError or RuntimeError for what cannot be read.
     """
     source, description = parameters.source, RAW / dataset / "manifest.json"
     if isinstance(source, PhantomSource) or not description.exists():
         return None
-    made = description.stat().st_mtime
+    made, since = Description.read(description), description.stat().st_mtime
     named, path = _named(dataset, source, root)
     if path is not None and path.exists():
-        dates = (file.lstat().st_mtime for file in (path, *path.rglob("*")))
-        suspect = named in os.environ or max(dates) > made
-        if suspect and _hash(path) != Description.read(description).get("archive_sha256"):
+        found = (file.stat() for file in (path, *path.rglob("*")) if file.exists())
+        newer = max(max(file.st_mtime, file.st_ctime) for file in found) > since
+        if (named in os.environ or newer) and _hash(path) != made.get("archive_sha256"):
             return path
+    table = _table_beside(source, root)
+    if table and made.get("table_sha256") not in (None, sha256_file(table)):
+        return table
+    return None
+
+
+def _table_beside(source: ArchiveSource | FolderSource, root: Path) -> Path | None:
+    """Return the set's table that lies beside the project, if there is one."""
     table = subjects_of(source).table
     beside = root / Path(table.file).expanduser() if table else None
-    return beside if beside and beside.is_file() and beside.stat().st_mtime > made else None
+    return beside if beside and beside.is_file() else None
 
 
 def _stated_checksums(origin: Entry | FolderSource) -> set[str | None]:

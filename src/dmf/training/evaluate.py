@@ -148,9 +148,9 @@ def _run(path: Path, dataset: str) -> tuple[str, int, dict[str, Path]]:
             )
     else:
         record = read_record(folder)  # of its other files none is needed
-        if record is None or path.name not in record["files"] or not path.is_file():
+        if record is None or not path.is_file():
             return path.stem, BATCH_SIZE, {"file": path}
-        if sha256_file(path) != record["files"][path.name]:
+        if record["files"].get(path.name) not in (None, sha256_file(path)):
             raise DmfError(
                 f"{path} is not the file that {folder / layout.RECORD} names: it is damaged, or of "
                 "another run. Fetch it again, or evaluate it in a folder of its own."
