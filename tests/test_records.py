@@ -73,3 +73,15 @@ def test_no_command_ends_in_a_traceback_over_a_damaged_run(
         assert "Traceback" not in done.stderr
         assert "fault of the program" not in done.stderr
         assert done.returncode == 0 or done.stderr
+
+
+def test_the_devices_of_a_run_are_told_in_order() -> None:
+    one, two = ({"name": name, "type": "cuda"} for name in ("one", "two"))
+    assert records.trained_on({}) is records.trained_on({"device": None}) is None
+    assert (
+        records.trained_on({"device": one})
+        == records.trained_on({"device": one, "devices": []})
+        == "one"
+    )
+    assert records.trained_on({"device": two, "devices": [one, two, one]}) == "one, then two"
+    assert records.trained_on({"device": one}, "{name} ({type})") == "one (cuda)"

@@ -101,8 +101,9 @@ class RunRecord(Record):
 
 def trained_on(run: dict[str, Any], form: str = "{name}") -> str | None:
     """Return the devices of a run's record, in order, or None if it names none."""
-    devices = run.get("devices") or [run["device"]] * bool(run.get("device"))
-    return ", then ".join(dict.fromkeys(form.format(**device) for device in devices)) or None
+    devices = run.get("devices") or [run.get("device")]
+    names = [form.format(**device) for device in devices if device]
+    return ", then ".join(dict.fromkeys(names)) or None
 
 
 class Duplicates(Record):
