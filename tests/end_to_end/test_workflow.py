@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -311,3 +312,11 @@ def test_the_environment_of_another_checkout_is_refused(fresh: Project) -> None:
     for part in (str(REPOSITORY / "src/dmf"), str(fresh.folder / "src/dmf"), "`make environment`"):
         assert part in refused.stdout
     assert not (fresh.folder / ".snakemake/metadata").exists()
+
+
+def test_the_report_of_explanations_is_that_of_all_overlays() -> None:
+    """Snakemake keeps the last of several `--configfile`: the overlays stand behind one."""
+    command = ["make", "--dry-run", "explanations", "OVER=config/half_size.yaml config/flips.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1]
+    assert "--configfile config/half_size.yaml config/flips.yaml --forcerun report" in last

@@ -108,7 +108,7 @@ if workflow.is_main_process and not CHECKED & set(sys.argv):
             ):
                 print(
                     f"warning: {path} is not what data/raw/{dataset} was made from, which is used as "
-                    "it is. To take it over, add to the command: "
+                    "it is. To take it over, give the same command the option "
                     f"--forcerun data/raw/{dataset}/manifest.csv",
                     file=sys.stderr,
                 )

@@ -142,14 +142,16 @@ def evaluations(headline: Headline, parameters: ReportParameters) -> Table:
 def unseen_seeds(results: pd.DataFrame, parameters: ReportParameters, dataset: str) -> list[Table]:
     """Return :func:`evaluations` without the seeds seen before the plan, if five are left."""
     seen = parameters.report.seen_seeds
+    if not seen:
+        return []
     rest = results[results["seed"] >= seen]
     alone = headline(rest, parameters, dataset, compare(rest, parameters, dataset))
-    if not seen or alone is None or alone.primary.n < LEAST_SEEDS:
+    if alone is None or alone.primary.n < LEAST_SEEDS:
         return []
     table = evaluations(alone, parameters)
     told = f"The first {count(seen, 'seed')} had been seen before the plan was fixed. Without them:"
-    words = table.caption
-    return [replace(table, title=f"{table.title}, unseen seeds", caption=f"{told} {words}")]
+    title, caption = f"{table.title}, unseen seeds", f"{told} {table.caption}"
+    return [replace(table, title=title, caption=caption)]
 
 
 def _difference(reading: Reading) -> Cell:
