@@ -25,6 +25,11 @@ if os.environ.get("CI"):
 # Threads of a test process: the suite runs several at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A `make` that a test runs is no part of the `make test` around it: neither its options nor its
+# variables reach it, and it prints what it prints to a user.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
+    os.environ.pop(name, None)
+
 TINY: dict[str, Any] = {
     "study": {"name": "tiny", "datasets": ["phantom"], "configurations": ["fixed"], "seeds": 1},
     "datasets": {"phantom": {"kind": "phantom", "images": 24, "size": 32}},
