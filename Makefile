@@ -92,7 +92,7 @@ published: $(VENV)/study.stamp
 	dmf rebuild
 
 ui: $(VENV)/study.stamp
-	dmf ui --overlay $(STUDY)
+	dmf ui $(addprefix --overlay ,$(STUDY))
 
 adopt: $(VENV)/study.stamp
 	dvc status --quiet || { \

@@ -86,7 +86,7 @@ def test_models_are_found_in_the_folder_of_the_study(trained: Study) -> None:
     cv2.imwrite("a.png", np.zeros((32, 32), np.uint8))
     Path("mine.yaml").write_text("study: {seeds: 1}\n")
     Path("build").mkdir()
-    shutil.copytree("models", "build/mine/models")
+    shutil.copytree("models", "build/tiny_mine/models")
     shutil.rmtree("models/phantom/fixed")
     named = ("predict", "a.png", "--model", "phantom/fixed/seed-00", "--output", "out")
     assert "phantom/fixed/seed-00 does not exist" in dmf(*named).stderr
@@ -216,15 +216,37 @@ def test_verify_reads_given_splits_from_the_project_s_folder(
     given = {"kind": "given", "file": "own-{seed}.csv"}
     Path("mine.yaml").write_text(yaml.safe_dump({"split": given, "study": {"seeds": 3}}))
     Path("build").mkdir()
-    shutil.copytree("data", "build/mine/data")
+    shutil.copytree("data", "build/tiny_mine/data")
     named = ("--params", str(tmp_path / "params.yaml"), "--overlay", str(tmp_path / "mine.yaml"))
     for seed in range(3):
         shutil.copy(tmp_path / "data/splits/phantom/seed-00.csv", tmp_path / f"own-{seed}.csv")
         assert dmf("split", "phantom", str(seed), *named).returncode == 0
     assert "/splits/" not in dmf("verify", *named).stderr
     for seed in (0, 2):
-        (tmp_path / f"build/mine/data/splits/phantom/seed-0{seed}.csv").unlink()
+        (tmp_path / f"build/tiny_mine/data/splits/phantom/seed-0{seed}.csv").unlink()
     assert dmf("verify", *named).stderr.count("splits/phantom/seed-0") == 4  # and their two runs
+
+
+@pytest.mark.parametrize("command", ["aggregate", "evaluate"])
+def test_runs_of_other_settings_are_not_reported_as_the_study_s(
+    trained: Study, tmp_path: Path, command: str
+) -> None:
+    """They lie there until the changed study trains them again."""
+    named = ("aggregate", "--partial") if command == "aggregate" else ("evaluate", "--dataset", "x")
+    changed = {**TINY, "training": {**TINY["training"], "epochs": 9}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+    refused = dmf(*named)
+    assert refused.returncode == 1
+    assert "trained with other settings than the study has now (1)" in refused.stderr
+    assert "models/phantom/fixed/seed-00" in refused.stderr
+    assert not Path("reports").exists()
+
+
+def test_verify_names_the_command_that_makes_it_again(trained: Study, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {image_size: 16}\n")
+    assert "`snakemake --cores all --configfile mine.yaml` then makes it again" in (
+        dmf("verify", "--overlay", "mine.yaml").stderr
+    )
 
 
 def test_prune_removes_only_what_the_study_does_not_name(trained: Study) -> None:

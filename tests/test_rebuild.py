@@ -11,7 +11,6 @@ from PIL import Image
 from dmf.errors import DmfError
 from dmf.publication import FOLDER, STUDY, publish, published
 from dmf.rebuild import (
-    BUILD,
     PICTURES,
     REPORT,
     RUNS,
@@ -21,7 +20,7 @@ from dmf.rebuild import (
     report,
     runs_table,
 )
-from dmf.study import Study
+from dmf.study import REBUILT, Study
 
 import synthetic
 from conftest import REPOSITORY
@@ -46,14 +45,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         publish(study, folder, quiet)
     (root / PICTURES).mkdir(parents=True)
     (root / PICTURES / "synthetic-phantom-curves.png").touch()
-    (root / BUILD / "synthetic_grouped").mkdir(parents=True)  # of a study that left
+    (root / REBUILT / "synthetic_grouped").mkdir(parents=True)  # of a study that left
     with drawing_only("phantom-curves"):
         rebuild([folder], root, quiet)
     return root
 
 
 def test_a_report_is_complete_and_names_what_is_missing(project: Path) -> None:
-    built = project / BUILD / "synthetic"
+    built = project / REBUILT / "synthetic"
     assert "seed 1: missing" in (built / "reports/index.html").read_text()
     assert len(list(built.glob("models/*/*/*/run.json"))) == 3
     assert list(built.glob("reports/tables/*.csv"))
@@ -61,11 +60,11 @@ def test_a_report_is_complete_and_names_what_is_missing(project: Path) -> None:
 
 
 def test_what_was_built_of_a_study_that_left_is_not_read_again(project: Path) -> None:
-    assert [place.name for place in (project / BUILD).iterdir()] == ["synthetic"]
+    assert [place.name for place in (project / REBUILT).iterdir()] == ["synthetic"]
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
-    lock = tmp_path / BUILD.with_suffix(".lock")
+    lock = tmp_path / REBUILT.with_suffix(".lock")
     lock.parent.mkdir(parents=True)
     first = FileLock(lock)
     said: list[str] = []
@@ -105,7 +104,7 @@ def test_git_keeps_a_report_to_read_and_a_row_for_each_run(project: Path) -> Non
 
 def test_pictures_that_documents_show_are_renewed_and_linked(project: Path) -> None:
     shown = project / PICTURES / "synthetic-phantom-curves.png"
-    drawn = project / BUILD / "synthetic/reports/figures/phantom-curves.png"
+    drawn = project / REBUILT / "synthetic/reports/figures/phantom-curves.png"
     assert shown.read_bytes() == drawn.read_bytes()
     text = (project / FOLDER / "synthetic" / REPORT).read_text()
     assert "](../../../docs/images/published/synthetic-phantom-curves.png)" in text

@@ -77,6 +77,21 @@ def test_overlays_name_the_study_unless_one_of_them_does(tmp_path: Path) -> None
     ):
         grid = Study.load(params, *overlays).grid
         assert (grid.name, grid.workdir) == (name, workdir)
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other/params.yaml"  # an overlay like any other
+    other.write_text("data: {image_size: 64}")
+    base = tmp_path / "params.yaml"
+    settings = yaml.safe_load(params.read_text())
+    settings["study"] |= {"name": "alice", "workdir": "elsewhere"}
+    base.write_text(yaml.safe_dump(settings))
+    for overlays, name, workdir in (
+        ((), "alice", "elsewhere"),
+        ((base,), "alice", "elsewhere"),
+        ((reduced,), "alice_reduced", "elsewhere/build/alice_reduced"),
+        ((other,), "alice_params", "elsewhere/build/alice_params"),
+    ):
+        grid = Study.load(base, *overlays).grid
+        assert (grid.name, grid.workdir) == (name, workdir)
     both = Study.load(params, reduced, hard)
     assert both.losses.kind == "hard"
     assert both.data.image_size == 64
@@ -111,6 +126,7 @@ REFUSED = {
         ["datasets.busi.arhive", "Did you mean 'archive'?"],
     ),
     "unknown placeholder": ("report: {extra_studies: 'a/{b}'}", ["report.extra_studies", "a/{b}"]),
+    "no seed to draw": ("report: {qualitative_seed: 10}", ["qualitative_seed = 10", "0 to 9"]),
     "nothing to score": (
         "study: {datasets: [busi], evaluate_on: [busi]}",
         ["study.evaluate_on", "'busi'", "Name another set"],
@@ -211,6 +227,16 @@ def test_the_extra_studies_of_a_study_lie_beside_it() -> None:
     assert folder() == "build/hard"
     assert folder("demo") == "build/demo_hard"
     assert folder("reduced", "grouped") == "build/reduced_grouped_hard"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("my-study", r"'my-study' is no name"), ("published", "build/published")]
+)
+def test_a_file_that_cannot_name_a_study_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    overlay = tmp_path / f"{name}.yaml"
+    overlay.write_text("data: {image_size: 64}")
+    with pytest.raises(DmfError, match=rf"{name}\.yaml[\s\S]*{words}"):
+        Study.load(REPOSITORY / "params.yaml", overlay)
 
 
 def test_a_setting_that_contradicts_the_preset_is_refused(tmp_path: Path) -> None:

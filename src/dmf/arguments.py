@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -57,6 +58,10 @@ Seed = Annotated[int, typer.Argument(callback=_a_seed)]
 Json = Annotated[str | None, typer.Option("--parameters", help="JSON in place of the study.")]
 Root = Annotated[Path, typer.Option("--root", help="The project's folder.")]
 ROOT_PARAMS = Path("params.yaml")
+Project = Annotated[
+    Path | None,
+    typer.Option("--root", help="What local files are relative to. [default: the study's folder]"),
+]
 
 
 def enter_study(params: Path, overlay: list[Path] | None) -> Study:
@@ -66,6 +71,12 @@ def enter_study(params: Path, overlay: list[Path] | None) -> Study:
     make_folder(workdir)
     os.chdir(workdir)
     return study
+
+
+def snakemake(params: Path, overlay: list[Path] | None) -> str:
+    """Return the command that makes the study, in the project's folder."""
+    own = [shlex.quote(str(path)) for path in overlay or () if path.resolve() != params.resolve()]
+    return " ".join(["snakemake --cores all", *(["--configfile", *own] if own else [])])
 
 
 def parameters_of(

@@ -25,6 +25,7 @@ from dmf.arguments import (
     Json,
     Overlay,
     Params,
+    Project,
     Root,
     Seed,
     a_name,
@@ -33,14 +34,15 @@ from dmf.arguments import (
     parameters_of,
     parsed,
     refuse_foreign_code,
+    snakemake,
 )
 from dmf.errors import DmfError
 from dmf.markup import printable
 from dmf.settings import Execution, Split
 from dmf.study import (
+    AggregateParameters,
     DownloadParameters,
     FilterParameters,
-    Grid,
     ReportParameters,
     RunParameters,
     Study,
@@ -127,14 +129,14 @@ def plan(params: Params = ROOT_PARAMS, overlay: Overlay = None) -> None:
 def download(
     dataset: Dataset,
     parameters: Json = None,
-    root: Annotated[Path, typer.Option(help="Local archives are relative to it.")] = Path(),
+    root: Project = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
     """Download or generate a set into data/raw/."""
     from dmf.data.download import download as run
 
-    root = root.resolve()
+    root = (root or params.parent).resolve()
     run(
         dataset,
         parameters_of(
@@ -183,15 +185,16 @@ def split(
     dataset: Dataset,
     seed: Seed,
     parameters: Json = None,
+    root: Project = None,
     params: Params = ROOT_PARAMS,
     overlay: Overlay = None,
 ) -> None:
     """Divide a set into train, validation and test for one seed."""
     from dmf.data.splits import write_split
 
-    root = params.parent.resolve()
-    wanted = parameters_of(Split, parameters, params, overlay, lambda s: s.split.seen_from(root))
-    write_split(dataset, seed, wanted, _say)
+    root = (root or params.parent).resolve()
+    wanted = parameters_of(Split, parameters, params, overlay, lambda study: study.split)
+    write_split(dataset, seed, wanted.seen_from(root), _say)
 
 
 @app.command()
@@ -237,9 +240,11 @@ def aggregate(
 ) -> None:
     """Collect every run's metrics into reports/results.csv."""
     from dmf.analysis import results
+    from dmf.training.run_record import refuse_other_settings
 
-    grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
-    results.write(results.collect(grid, partial=partial), grid, layout.REPORTS)
+    study = _aggregate_parameters(parameters, params, overlay)
+    refuse_other_settings(study)
+    results.write(results.collect(study.grid, partial=partial), study.grid, layout.REPORTS)
 
 
 @app.command()
@@ -397,11 +402,13 @@ def evaluate(
 ) -> None:
     """Score trained runs on another set: a table, and CSVs in reports/evaluations/."""
     from dmf.training import evaluate as evaluation
+    from dmf.training.run_record import refuse_other_settings
 
     files = [model_at(path, params, overlay).resolve() for path in model or ()]
-    grid = parameters_of(Grid, parameters, params, overlay, lambda study: study.grid)
+    study = _aggregate_parameters(parameters, params, overlay)
     if model is None:
-        files, diverged = evaluation.trained_elsewhere(grid, dataset)
+        refuse_other_settings(study)
+        files, diverged = evaluation.trained_elsewhere(study.grid, dataset)
         for folder in diverged:
             typer.echo(f"{folder} is left out: its training diverged", err=True)
     found = list(evaluation.evaluate(files, dataset, every_image=model is not None))
@@ -429,8 +436,9 @@ def verify(
         typer.echo(printable(line), err=True)
     if found:
         raise DmfError(
-            f"{len(found)} problems. Run `snakemake --cores all` to make the stale parts again, "
-            "or `dvc pull` to fetch damaged ones."
+            f"{len(found)} problems. Delete what is named (of damaged raw data all of "
+            f"data/raw/<set>): `{snakemake(params, overlay)}` then makes it again; it does not "
+            "look into files by itself. Or fetch damaged ones with `dvc pull`."
         )
     typer.echo("data, splits and models match their hashes and the study's parameters")
 
@@ -446,6 +454,14 @@ def prune(
 
     for path in strangers(enter_study(params, overlay), delete=delete):
         typer.echo(f"{'deleted' if delete else 'not part of the study:'} {path}")
+
+
+def _aggregate_parameters(
+    text: str | None, params: Path, overlay: list[Path] | None
+) -> AggregateParameters:
+    return parameters_of(
+        AggregateParameters, text, params, overlay, lambda s: s.aggregate_parameters()
+    )
 
 
 def _report_parameters(

@@ -1,6 +1,7 @@
 """Where everything of a study lies: each path is named here, once, and nowhere else in the package.
 
-All paths are relative to the study's working directory. (The workflow's rules name the patterns of
+All paths are relative to the study's working directory, those of downloads to the project's folder,
+which all its studies share. (The workflow's rules name the patterns of
 the files that they make a second time: a rule is read by its paths.)
 """
 

@@ -236,6 +236,10 @@ def _write(study: Study, files: Mapping[str, Path], target: Path) -> None:
     # Not where it ran: that shapes no result, and each run records its own device.
     settings = study.model_dump(mode="json", by_alias=True, exclude={"execution"})
     settings["study"]["workdir"] = "."
+    # Published, the studies of the project's folder lie beside it, like all others.
+    settings["report"]["extra_studies"] = re.sub(
+        "^build/", "../", settings["report"]["extra_studies"]
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:

@@ -24,10 +24,9 @@ from dmf.files import locked, write_text
 from dmf.outcomes import EVALUATIONS
 from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
 from dmf.records import trained_on
-from dmf.study import Study
-from dmf.training.run_record import read_record
+from dmf.study import REBUILT, Study
+from dmf.training.run_record import read_record, refuse_other_settings
 
-BUILD = Path("build/published")
 PICTURES = Path("docs/images/published")
 AUDIT = Path("docs/audit.md")  # of the paper's own tables, which no run changes
 REPORT = "report.md"
@@ -46,7 +45,7 @@ def rebuild(folders: Sequence[Path], root: Path = Path(), log: Log = print) -> N
     """
     if not folders:
         raise DmfError(f"{root / FOLDER} holds no published study. `dmf publish` makes one.")
-    built = (root / BUILD).resolve()
+    built = (root / REBUILT).resolve()
 
     def say(_: str) -> None:
         log(f"{built}: another process rebuilds reports; waiting for it")
@@ -83,6 +82,7 @@ def aggregate(folder: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     unpack(folder / ARCHIVE, place)
     with chdir(place):
+        refuse_other_settings(study.aggregate_parameters())
         frame = results.collect(study.grid, partial=True)
         results.write(frame, study.grid, layout.REPORTS)
 

@@ -95,6 +95,8 @@ class RunRecord(Record):
     precision: Text | None = None
     devices: list[Device] = []
     """Where a run was continued on another device: all, in their order, the last as above."""
+    ended: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    """When, in seconds since 1970; older records do not say it."""
     files: dict[Word, Text]
     outcome: Outcome
 

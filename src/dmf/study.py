@@ -5,9 +5,11 @@ in `dmf.layout`. No formula is here: a change of this file never makes a trainin
 only changed values do.
 
 Overlays name a study: `config/reduced.yaml` and `config/hard.yaml` over `params.yaml` are the study
-`reduced_hard`, in `build/reduced_hard`; `params.yaml` alone is `paper`, in the project's folder.
+`reduced_hard`, in `build/reduced_hard`; `params.yaml` alone is `paper`, in the project's folder. A
+name in `params.yaml` goes in front of these.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +21,7 @@ from dmf.data.catalogue import entries
 from dmf.errors import DmfError
 from dmf.settings import (
     MOST_SEEDS,
+    NAME,
     ArchiveSource,
     Auxiliary,
     Data,
@@ -44,6 +47,7 @@ from dmf.validation import explain
 from dmf.yaml_files import read_yaml
 
 BASE = "params.yaml"
+REBUILT = Path("build/published")  # whatever is no published study is removed from it
 PAPER_DATASETS = ("busi", "busc", "bus")
 
 # The notebook's four departures from the paper, as `preset: released` sets them.
@@ -63,6 +67,16 @@ class Grid(Settings):
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 10
     evaluate_on: Annotated[list[Name], Field(default_factory=list)]
     """Sets on which every run is scored that was trained on another."""
+
+    @field_validator("workdir")
+    @classmethod
+    def _not_rebuilt(cls, workdir: str) -> str:
+        if REBUILT in (place := Path(workdir), *place.parents):
+            raise ValueError(
+                f"{REBUILT} holds the rebuilt pages of published studies, and is removed with "
+                "them; give the overlay's file another name"
+            )
+        return workdir
 
     @field_validator("configurations")
     @classmethod
@@ -122,6 +136,13 @@ class RunParameters(Settings):
     auxiliary: Auxiliary | None = None
 
 
+class AggregateParameters(Settings):
+    """What aggregation needs: the grid, and what the runs of a configuration are trained with."""
+
+    grid: Grid
+    runs: dict[str, RunParameters]
+
+
 class ReportParameters(Settings):
     """What aggregation, tables, figures and verdicts need."""
 
@@ -177,6 +198,11 @@ class Study(Settings):
                     f"datasets.{name}.kind = {source.kind!r} is neither phantom nor folder nor a "
                     f"set of the catalogue: {', '.join(entries())}"
                 )
+        if self.report.qualitative_seed not in self.seeds:
+            raise ValueError(
+                f"report.qualitative_seed = {self.report.qualitative_seed}, but the study has the "
+                f"seeds 0 to {self.seeds[-1]}"
+            )
         halvings = 2 ** len(self.model.filters)
         if self.data.image_size % halvings:
             raise ValueError(
@@ -200,15 +226,10 @@ class Study(Settings):
         ``typed`` are those of Snakemake's `--config`, merged in as well. Raises DmfError with the
         files, the key, the value and what is allowed.
         """
-        stems = [path.stem for path in overlays if path.name != BASE]
-        name = "_".join(stems) or "paper"
-        given: dict[str, Any] = {"study": {"name": name, "workdir": "."}}
-        if stems:  # beside it lie the studies that are named as it is and one overlay more
-            given["study"]["workdir"] = f"build/{name}"
-            given["report"] = {"extra_studies": "../{name}_{study}"}
-        settings = _merge(given, values)
+        own = [path for path in overlays if path.resolve() != base.resolve()]
+        settings = _named(values, own, typed or {})
         if settings.get("preset") == "released":
-            _refuse_contradictions([path for path in overlays if path.name != BASE], typed or {})
+            _refuse_contradictions(own, typed or {})
             settings = _merge(settings, RELEASED)
         try:
             return cls.model_validate(settings)
@@ -255,6 +276,11 @@ class Study(Settings):
     def filter_parameters(self) -> FilterParameters:
         """Return what the filter step needs."""
         return FilterParameters(image_size=self.data.image_size, filter=self.data.filter)
+
+    def aggregate_parameters(self) -> AggregateParameters:
+        """Return what the aggregation needs."""
+        runs = {name: self.run_parameters(name) for name in self.grid.configurations}
+        return AggregateParameters(grid=self.grid, runs=runs)
 
     def run_parameters(self, name: str) -> RunParameters:
         """Return what shapes a training of configuration ``name``; raises DmfError if unknown."""
@@ -306,6 +332,43 @@ class Study(Settings):
         )
         known = list(_lines(RELEASED)) if self.preset == "released" else []
         return [line for line in _lines(changed) if line not in known]
+
+
+def _named(
+    values: Mapping[str, Any], overlays: Sequence[Path], typed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return ``values`` with the name, the folder and the neighbours of the study that they are.
+
+    Raises DmfError if the name of an overlay's file cannot name a study.
+    """
+    for path in overlays:
+        if not re.fullmatch(NAME, path.stem):
+            raise DmfError(
+                f"{path}: an overlay's file names its study, and {path.stem!r} is no name. Use "
+                "small letters, digits and _, a letter first."
+            )
+    own = [typed, *(read_settings(path) for path in overlays)]
+
+    def of_base(key: str) -> str | None:
+        return None if any(_of_study(each, key) for each in own) else _of_study(values, key)
+
+    first, place = of_base("name"), of_base("workdir")
+    if not overlays:
+        study = {"name": "paper", "workdir": "."}
+        neighbours = f"build/{first}_{{study}}" if first else "build/{study}"
+        return _merge({"study": study, "report": {"extra_studies": neighbours}}, values)
+    name = "_".join([*([first] if first else []), *(path.stem for path in overlays)])
+    study = {"name": name, "workdir": str(Path(place or "", "build", name))}
+    # Beside it lie the studies that are named as it is and one overlay more.
+    below = {"study": study, "report": {"extra_studies": f"../{name}_{{study}}"}}
+    above = {key: study[key] for key, given in (("name", first), ("workdir", place)) if given}
+    return _merge(_merge(below, values), {"study": above} if above else {})
+
+
+def _of_study(settings: Mapping[str, Any], key: str) -> str | None:
+    study = settings.get("study")
+    value = study.get(key) if isinstance(study, Mapping) else None
+    return value if isinstance(value, str) else None
 
 
 def _refuse_contradictions(overlays: Sequence[Path], typed: Mapping[str, Any]) -> None:

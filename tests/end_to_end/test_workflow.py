@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -303,6 +304,30 @@ def test_an_archive_that_changed_is_told_until_it_is_taken_over(fresh: Project) 
     assert "own.zip is not what" in told
 
 
+def test_data_that_came_without_snakemake_s_record_are_compared_with_the_study(
+    fresh: Project,
+) -> None:
+    """Copied to another machine, they look up to date, whatever the settings are there."""
+    fresh.snakemake("--", "filter_phantom", "split_phantom")
+    shutil.rmtree(fresh.folder / ".snakemake")
+    assert NOTHING in fresh.snakemake("-n", "--", "filter_phantom").stdout
+    fresh.change("data", image_size=16)
+    fresh.change("split", kind="grouped")
+    refused = fresh.snakemake("-n", "--", "filter_phantom", check=False)
+    assert refused.returncode != 0
+    assert "data/filtered/phantom.json: made with other settings" in refused.stdout
+    assert "data/raw" not in refused.stdout.partition("Delete")[0]
+    shutil.rmtree(fresh.folder / "data/filtered")
+    shutil.rmtree(fresh.folder / "data/splits")
+    fresh.snakemake("--", "filter_phantom")
+
+
+def test_a_moved_project_makes_nothing_again(fresh: Project, tmp_path: Path) -> None:
+    fresh.snakemake("--", "filter_phantom", "split_phantom")
+    moved = Project(tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved")))
+    assert NOTHING in moved.snakemake("-n", "--", "filter_phantom", "split_phantom").stdout
+
+
 def test_the_environment_of_another_checkout_is_refused(fresh: Project) -> None:
     """This environment's package is not the copy's, whose code has changed meanwhile."""
     (fresh.folder / "src/dmf/other.py").write_text("x = 1\n")
@@ -320,3 +345,7 @@ def test_the_report_of_explanations_is_that_of_all_overlays() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     last = done.stdout.splitlines()[-1]
     assert "--configfile config/half_size.yaml config/flips.yaml --forcerun report" in last
+    command = ["make", "--dry-run", "ui", "STUDY=config/half_size.yaml config/flips.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    shown = "dmf ui --overlay config/half_size.yaml --overlay config/flips.yaml"
+    assert done.stdout.splitlines()[-1] == shown

@@ -121,6 +121,12 @@ def test_a_killed_call_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ZeroDivisionError):
             run("q/scan.png")
     assert len(run("q/scan.png")) == 2
+    image("q/scan.png", 1)  # other results than those that lie there
+    with monkeypatch.context() as patch:
+        patch.setattr("dmf.training.predict.write_bytes", lambda path, content: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("q/scan.png")
+    assert len(run("q/scan.png")) == 2
 
 
 def test_results_beside_the_images_are_no_images() -> None:

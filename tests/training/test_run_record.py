@@ -217,7 +217,7 @@ def test_a_record_from_before_an_option_had_it_at_its_default(run: Run) -> None:
 @pytest.mark.parametrize("content", [{}, [], {"sha256": None}])
 def test_a_damaged_description_of_the_data_is_named(run: Run, content: Any) -> None:
     write_json(run.cell.arrays, content)
-    with pytest.raises(DmfError, match=r"phantom\.json names no sha256.*filter_phantom"):
+    with pytest.raises(DmfError, match=r"phantom\.json names no sha256.*Delete it"):
         run.key()
 
 

@@ -1,6 +1,7 @@
 """What the rules share: names that exist, parameters as JSON, devices, and provenance lost."""
 
 import os
+import shlex
 import sys
 
 from dmf.analysis.figures.catalogue import TITLES, expected
@@ -83,17 +84,35 @@ CHECKED = {
     "--unlock",
     "--lint",
 }
-if (
-    workflow.is_main_process
-    and not CHECKED & set(sys.argv)
-    and not Path(".snakemake/metadata").is_dir()
-    and any(layout.MODELS.glob("*/*/seed-*/run.json"))
-):
-    raise WorkflowError(
-        "Results are here, but Snakemake's record of how they were made is not (.snakemake/metadata). "
-        "After a clone or copy, run `make adopt`. Otherwise: "
-        "snakemake --cores all --forcerun filter split train (finished runs are kept)."
+if workflow.is_main_process and not CHECKED & set(sys.argv):
+    from dmf.verify import made_otherwise
+
+    command = " ".join(
+        [
+            "snakemake --cores all",
+            *(["--configfile"] if workflow.overwrite_configfiles else []),
+            *(shlex.quote(str(path)) for path in workflow.overwrite_configfiles),
+        ]
     )
+    if not Path(".snakemake/metadata").is_dir() and any(
+        layout.MODELS.glob("*/*/seed-*/run.json")
+    ):
+        adopt = (
+            "make adopt"
+            if study.grid.workdir == "."
+            else f"{command} --touch --forceall"
+        )
+        raise WorkflowError(
+            "Results are here, but Snakemake's record of how they were made is not "
+            f"(.snakemake/metadata). After a clone or copy, run `{adopt}`. Otherwise: "
+            f"{command} --forcerun filter split train (finished runs are kept)."
+        )
+    if problems := made_otherwise(study, Path(workflow.basedir)):
+        raise WorkflowError(
+            "Results are here that Snakemake did not make and would take for up to date:\n"
+            + "\n".join(f"  {line}" for line in problems)
+            + f"\nDelete them (of raw data all of data/raw/<set>); then run {command} again."
+        )
 
 
 # Snakemake does not know where the user's own archives are; data/raw would silently stay as it was.

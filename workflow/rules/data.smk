@@ -21,11 +21,9 @@ rule download:
             wildcards.dataset
         ).model_dump_json(),
         code=code_hash("download"),
-        # A function: text would be searched for wildcards, and a path may hold braces.
-        root=lambda wildcards: str(workflow.basedir),
     shell:
-        "dmf download {wildcards.dataset} --root {params.root:q}"
-        " --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+        ': > {log}; dmf download {wildcards.dataset} --root "$DMF_PROJECT"'
+        " --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule filter:
@@ -46,8 +44,8 @@ rule filter:
         parameters=study.filter_parameters().model_dump_json(),
         code=code_hash("filter"),
     shell:
-        "dmf filter {wildcards.dataset} --parameters {params.parameters:q}"
-        " > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf filter {wildcards.dataset} --parameters {params.parameters:q}"
+        " >> {log} 2> >(tee -a {log} >&2)"
 
 
 # A split of one's own is a file of the project's, wherever the study works.
@@ -72,12 +70,13 @@ rule split:
         runtime=10,
     params:
         # A function, or Snakemake would fill in the placeholders of the file's name.
-        parameters=lambda wildcards: given_split.model_dump_json(),
+        parameters=lambda wildcards: study.split.model_dump_json(),
         code=code_hash("split"),
         seed=lambda wildcards: int(wildcards.seed),
     shell:
-        "dmf split {wildcards.dataset} {params.seed} --parameters {params.parameters:q}"
-        " > {log} 2> >(tee -a {log} >&2)"
+        ': > {log}; dmf split {wildcards.dataset} {params.seed} --root "$DMF_PROJECT"'
+        " --parameters {params.parameters:q}"
+        " >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule card:
@@ -99,7 +98,7 @@ rule card:
     params:
         code=code_hash("card"),
     shell:
-        "dmf card {wildcards.dataset} --here > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf card {wildcards.dataset} --here >> {log} 2> >(tee -a {log} >&2)"
 
 
 # Rules with wildcards cannot be asked for by name; these can: download_busi, filter_busi, ...

@@ -21,11 +21,12 @@ rule evaluate:
         mem_mb=4000,
         runtime=240,
     params:
-        parameters=study.grid.model_dump_json(),
+        # A function: text would be searched for wildcards.
+        parameters=lambda wildcards: study.aggregate_parameters().model_dump_json(),
         code=code_hash("evaluate"),
     shell:
-        "dmf evaluate --dataset {wildcards.dataset} --parameters {params.parameters:q}"
-        " > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf evaluate --dataset {wildcards.dataset} --parameters {params.parameters:q}"
+        " >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule aggregate:
@@ -43,10 +44,11 @@ rule aggregate:
         mem_mb=1000,
         runtime=30,
     params:
-        parameters=study.grid.model_dump_json(),
+        # A function: text would be searched for wildcards.
+        parameters=lambda wildcards: study.aggregate_parameters().model_dump_json(),
         code=code_hash("aggregate"),
     shell:
-        "dmf aggregate --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf aggregate --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule figures:
@@ -65,7 +67,7 @@ rule figures:
         parameters=lambda wildcards: study.report_parameters().model_dump_json(),
         code=code_hash("report"),
     shell:
-        "dmf figures --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf figures --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule report:
@@ -95,7 +97,7 @@ rule report:
         parameters=lambda wildcards: study.report_parameters().model_dump_json(),
         code=code_hash("report"),
     shell:
-        "dmf report --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf report --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"
 
 
 rule track:
@@ -114,4 +116,4 @@ rule track:
     params:
         parameters=lambda wildcards: study.report_parameters().model_dump_json(),
     shell:
-        "dmf track --parameters {params.parameters:q} > {log} 2> >(tee -a {log} >&2)"
+        ": > {log}; dmf track --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"

@@ -31,9 +31,9 @@ rule train:
     # A scheduler that ends a job signals every process of it. `exec` and the trap leave the training
     # the time to save its checkpoint: no shell dies before it.
     shell:
-        "exec dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
+        ": > {log}; exec dmf train {wildcards.dataset} {wildcards.configuration} {params.seed}"
         ' --parameters {params.parameters:q} --execution "$DMF_EXECUTION"'
-        " > {log} 2> >(trap '' INT TERM; exec tee -a {log} >&2)"
+        " >> {log} 2> >(trap '' INT TERM; exec tee -a {log} >&2)"
 
 
 for dataset in DATASETS:

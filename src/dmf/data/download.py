@@ -57,8 +57,9 @@ def download(
 
     The set comes from the local archive or folder that the environment variable
     DMF_<DATASET>_ARCHIVE or the parameter `archive` names (relative paths: against `root`), else
-    from the first of its addresses that delivers. A phantom set is generated. Raises DmfError,
-    with the remedy, if nothing delivers, or what is delivered cannot be trusted or read.
+    from the first of its addresses that delivers, and is kept below `root` for every study. A
+    phantom set is generated. Raises DmfError, with the remedy, if nothing delivers, or what is
+    delivered cannot be trusted or read.
     """
     source = parameters.source
     with _replacing(RAW / dataset) as work:
@@ -67,7 +68,7 @@ def download(
             description = _simulate(source, folder, parameters)
         else:
             _say(_notice(dataset, source))
-            content = _local(dataset, source, root) or _fetched(dataset, source, policy)
+            content = _local(dataset, source, root) or _fetched(dataset, source, root, policy)
             files = content.path
             if not files.is_dir():
                 files = work / "unpacked"
@@ -280,21 +281,23 @@ def _stated_checksums(origin: Entry | FolderSource) -> set[str | None]:
     return {place.sha256 for place in origin.places if isinstance(place, Web)}
 
 
-def _fetched(dataset: str, source: ArchiveSource | FolderSource, policy: Policy) -> Content:
+def _fetched(
+    dataset: str, source: ArchiveSource | FolderSource, root: Path, policy: Policy
+) -> Content:
     """Return the archive from the first address that delivers one, kept in `data/downloads`."""
     origin = entries()[source.kind]
     failures = []
     # What was fetched before is taken before any address is asked again.
-    for place in sorted(origin.places, key=lambda place: not _kept(place).is_file()):
+    for place in sorted(origin.places, key=lambda place: not _kept(place, root).is_file()):
         try:
-            path = _kaggle(place) if isinstance(place, Kaggle) else _web(place, policy)
+            path = _kaggle(place) if isinstance(place, Kaggle) else _web(place, root, policy)
         except TransferError as error:
             failures.append(f"  {place}: {error}")
             continue
         sha256 = _hash(path)
         if isinstance(place, Web) and place.sha256:
             return Content(path, str(place), sha256, "published")
-        return Content(path, str(place), sha256, _compare_with_first_use(place, path, sha256))
+        return Content(path, str(place), sha256, _compare_with_first_use(place, path, sha256, root))
     if not failures:
         raise DmfError(
             f"{dataset} has no public address. Ask for it at {origin.page}, then name the archive "
@@ -309,15 +312,15 @@ def _fetched(dataset: str, source: ArchiveSource | FolderSource, policy: Policy)
     )
 
 
-def _kept(place: Web | Kaggle) -> Path:
+def _kept(place: Web | Kaggle, root: Path) -> Path:
     """Return where an address's archive is kept."""
     name = Path(urlsplit(str(place)).path).name
-    return DOWNLOADS / f"{hashlib.sha256(str(place).encode()).hexdigest()[:8]}-{name}"
+    return root / DOWNLOADS / f"{hashlib.sha256(str(place).encode()).hexdigest()[:8]}-{name}"
 
 
-def _web(place: Web, policy: Policy) -> Path:
+def _web(place: Web, root: Path, policy: Policy) -> Path:
     """Return the archive of an address; raises TransferError if it does not deliver it."""
-    path = _kept(place)
+    path = _kept(place, root)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(path.name + ".lock")):
         if not path.is_file():
@@ -357,20 +360,21 @@ def _kaggle(place: Kaggle) -> Path:
         raise TransferError(f"its client failed ({error})") from None
 
 
-def _compare_with_first_use(place: Web | Kaggle, path: Path, sha256: str) -> str:
+def _compare_with_first_use(place: Web | Kaggle, path: Path, sha256: str, root: Path) -> str:
     """Record the checksum of an address at its first use; refuse another one later."""
-    CHECKSUMS.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(CHECKSUMS.with_suffix(".lock")):
-        recorded = read_json(CHECKSUMS) if CHECKSUMS.is_file() else {}
+    checksums = root / CHECKSUMS
+    checksums.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(checksums.with_suffix(".lock")):
+        recorded = read_json(checksums) if checksums.is_file() else {}
         if str(place) not in recorded:
-            write_json(CHECKSUMS, recorded | {str(place): sha256})
+            write_json(checksums, recorded | {str(place): sha256})
             return "first use"
     if recorded[str(place)] != sha256:
         raise DmfError(
-            f"{path}, from {place}, has SHA-256 {sha256}, but {CHECKSUMS} recorded "
+            f"{path}, from {place}, has SHA-256 {sha256}, but {checksums} recorded "
             f"{recorded[str(place)]} when this address was first used. The file was changed, here "
             f"or there. Delete {path} to fetch it again; if the publisher changed it and you trust "
-            f"the change, delete the address from {CHECKSUMS} too."
+            f"the change, delete the address from {checksums} too."
         )
     return "recorded"
 

@@ -145,7 +145,8 @@ def read_manifest(dataset: str) -> pd.DataFrame:
         manifest = pd.read_csv(path, dtype={**COLUMNS, PATIENT: str}, keep_default_na=False)
     except FileNotFoundError:
         raise DmfError(
-            f"{path} does not exist. Download the set first: dmf download {dataset}"
+            f"{path} does not exist. Download the set first: dmf download {dataset}, with the "
+            "study's --overlay if it has one"
         ) from None
     except ValueError as error:
         raise DmfError(

@@ -69,9 +69,10 @@ class Finished:
     def span(self) -> tuple[int, int]:
         """Return when the training began and ended, in ms since 1970.
 
-        It ended when its record was written; `timing.csv` says how long it took, breaks aside.
+        The record says when it ended, or in an older study its date; `timing.csv` says how long it
+        took, breaks aside.
         """
-        end = self.cell.record.stat().st_mtime
+        end = self.record.get("ended") or self.cell.record.stat().st_mtime
         return round(1000 * (end - sum(self.seconds()))), round(1000 * end)
 
     def times(self, epochs: int) -> list[int]:

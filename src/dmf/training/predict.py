@@ -93,20 +93,22 @@ def overlay(grey: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> npt.N
 class Record:
     """`predictions.csv`: which files of a folder were written here, and with what contents.
 
-    A file counts as written here as long as its contents are those noted last: one that was edited
-    since is the user's.
+    A file counts as written here as long as its contents are noted: those noted last or, where a
+    full disk or a kill came before they were written, earlier ones. One that was edited since is
+    the user's.
     """
 
     def __init__(self, folder: Path, model: str) -> None:
         self._folder, self._model = folder, model
         self._path = folder / RECORD
-        self._hashes: dict[str, str] = {}
+        self._hashes: dict[str, set[str]] = {}
         if not self._path.exists():
             return
         try:
             with self._path.open(encoding="utf-8", newline="") as stream:
                 reader = csv.DictReader(stream)
-                self._hashes = {row["file"]: row["sha256"] for row in reader}
+                for row in reader:
+                    self._hashes.setdefault(row["file"], set()).add(row["sha256"])
                 known = reader.fieldnames == COLUMNS
         except (OSError, ValueError, KeyError, csv.Error):
             known = False
@@ -121,9 +123,9 @@ class Record:
         folder, absolute = os.path.abspath(self._folder), os.path.abspath(path)
         if os.path.commonpath([folder, absolute]) != folder:
             return False
-        noted = self._hashes.get(Path(absolute).relative_to(folder).as_posix())
+        noted = self._hashes.get(Path(absolute).relative_to(folder).as_posix(), set())
         is_file = path.is_file() and not path.is_symlink()
-        return noted is not None and is_file and sha256_file(path) == noted
+        return bool(noted) and is_file and sha256_file(path) in noted
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise DmfError for the targets that are there and were not written here."""

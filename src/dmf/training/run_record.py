@@ -14,9 +14,10 @@ from dmf.files import read_json, sha256_file, sha256_json
 from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, RECORD, Cell, cells
 from dmf.provenance import code_hash, code_version, versions
 from dmf.records import RunRecord
-from dmf.study import RunParameters, Study
+from dmf.study import AggregateParameters, RunParameters, Study
 
 MODELS = (LAST_MODEL, BEST_MODEL)
+SHOWN = 20  # runs that one message lists
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Run:
         split, arrays, dataset = self.cell.split, self.cell.arrays, self.cell.dataset
         if not split.exists():
             raise DmfError(
-                f"{split} does not exist. Make it with: snakemake --cores all split_{dataset}"
+                f"{split} does not exist. The study's `snakemake` command makes it: target "
+                f"split_{dataset}."
             )
         match read_json(arrays):
             case {"sha256": str(sha256)}:
@@ -44,8 +46,8 @@ class Run:
                     "code": code_hash("train"),
                 }
         raise DmfError(
-            f"{arrays} names no sha256: it is damaged. Make it again: "
-            f"snakemake --cores all --forcerun filter -- filter_{dataset}"
+            f"{arrays} names no sha256: it is damaged. Delete it; the study's `snakemake` "
+            "command makes it again."
         )
 
     def key(self) -> str:
@@ -132,6 +134,28 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def refuse_other_settings(study: AggregateParameters) -> None:
+    """Raise DmfError naming the finished runs that were trained with other settings than these.
+
+    Such a run lies there while a changed study is trained again, until its turn comes.
+    """
+    others = [
+        cell.folder
+        for cell in cells(study.grid)
+        if cell.metrics.exists()
+        and (record := read_record(cell.folder)) is not None
+        and _recorded_parameters(record) != key_parameters(study.runs[cell.configuration])
+    ]
+    if others:
+        more = f"\n  and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        raise DmfError(
+            f"runs trained with other settings than the study has now ({len(others)}):\n"
+            + "\n".join(f"  {folder}" for folder in others[:SHOWN])
+            + f"{more}\nThe study's `snakemake` command trains them again. To report what is there "
+            "without them, delete their folders first."
+        )
+
+
 def misfits(run: Run, record: dict[str, Any]) -> list[str]:
     """Return what of a record is not what ``run`` would train with; empty if the key fits.
 
@@ -140,14 +164,18 @@ def misfits(run: Run, record: dict[str, Any]) -> list[str]:
     if record["key"] == run.key():
         return []
     found = []
-    try:
-        parameters = key_parameters(RunParameters.model_validate(record.get("parameters")))
-    except ValueError:
-        parameters = {}
-    if parameters != key_parameters(run.parameters):
+    if _recorded_parameters(record) != key_parameters(run.parameters):
         found.append("parameters")
     hashes = record.get("hashes")
     recorded = hashes if isinstance(hashes, dict) else {}
     names = {"arrays": "data", "split": "split", "code": "code"}
     found += [names[n] for n, value in run.hashes().items() if recorded.get(n) != value]
     return found or ["key"]
+
+
+def _recorded_parameters(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a record as a run key holds them; empty if they are none."""
+    try:
+        return key_parameters(RunParameters.model_validate(record.get("parameters")))
+    except ValueError:
+        return {}

@@ -260,7 +260,8 @@ class Trainer:
             write_text(folder / COUNTS, self._test_counts())
             files += [*weights, COUNTS]
         hashes = {name: sha256_file(folder / name) for name in files}
-        write_json(folder / RECORD, {**record, "files": hashes, "outcome": outcome})
+        end = {"ended": round(time.time(), 3), "files": hashes, "outcome": outcome}
+        write_json(folder / RECORD, {**record, **end})
         write_json(folder / METRICS_FILE, outcome)
         checkpoint.discard(self.cell.live_folder)
 

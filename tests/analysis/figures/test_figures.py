@@ -26,7 +26,6 @@ from dmf.analysis.figures import catalogue, paper, scores, seeds, style, trainin
 from dmf.analysis.paper.numbers import paper_table
 from dmf.analysis.verdict.comparisons import compare
 from dmf.data.arrays import read_arrays
-from dmf.errors import DmfError
 from dmf.layout import split
 from dmf.outcomes import EVALUATIONS
 from dmf.study import Study
@@ -200,15 +199,6 @@ def test_without_models_there_is_a_placeholder_that_says_so(tmp_path: Path) -> N
     left_out = {entry.kind: entry.left_out for entry in entries if entry.left_out}
     assert left_out == {"qualitative": "no model of seed 0 is here"}
     assert (tmp_path / "figures/phantom-qualitative.png").stat().st_size > 0
-
-
-def test_an_unknown_qualitative_seed_is_refused_with_a_remedy(asked: list[Any]) -> None:
-    made = synthetic.make_study(seeds=2, report={"qualitative_seed": 2})
-    empty = pd.DataFrame(columns=results.COLUMNS)
-    with pytest.raises(DmfError, match=r"qualitative_seed = 2.*seeds 0 to 1"):
-        paper.draw_qualitative(
-            style.Material(empty, pd.DataFrame(), made.report_parameters(), "phantom")
-        )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,6 @@ from dmf.analysis.figures.style import (
 from dmf.analysis.words import AUXILIARY_LABELS, count, weighting_label
 from dmf.configurations import AUXILIARIES, PAPER_WEIGHTINGS, factors
 from dmf.data.arrays import Arrays, read_arrays
-from dmf.errors import DmfError
 from dmf.layout import BEST_MODEL, Cell
 
 Image = NDArray[np.uint8]
@@ -67,14 +66,9 @@ def draw_qualitative(material: Material) -> Drawing:
     All models are of ``report.qualitative_seed`` and all samples are of that seed's test subset.
     Each auxiliary is represented by the weighting with the highest validation CB-Dice, at the
     epoch where it was reached. Samples are spread evenly over the sorted lesion sizes, so nobody
-    picked them. Raises NothingToDraw without arrays or models, DmfError for an unknown seed.
+    picked them. Raises NothingToDraw without arrays or models.
     """
     seed = material.parameters.report.qualitative_seed
-    if seed >= material.parameters.grid.seeds:
-        raise DmfError(
-            f"report.qualitative_seed = {seed}, but the study has the seeds 0 to "
-            f"{material.parameters.grid.seeds - 1}. Choose one of them."
-        )
     cell = Cell(material.dataset, "fixed", seed)  # any configuration has these images and splits
     models = _models(material, seed)
     for needed in (cell.arrays, cell.split):
