@@ -25,8 +25,8 @@ if os.environ.get("CI"):
 # Threads of a test process: the suite runs several at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A `make` that a test runs is no part of the `make test` around it: neither its options nor its
-# variables reach it, and it prints what it prints to a user.
+# A `make` that a test runs is no part of the `make test` around it, whose options would reach it:
+# it prints what it prints to a user.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
     os.environ.pop(name, None)
 

@@ -1,11 +1,14 @@
 """The command people type: what it says, and how it ends."""
 
+import base64
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,12 +18,13 @@ from typer.testing import CliRunner
 
 from dmf.cli import app
 from dmf.layout import Cell
+from dmf.stale import unnoticed
 from dmf.study import Study
 from dmf.training.run_record import Run
 from dmf.training.train import train
 from dmf.verify import problems
 
-from conftest import TINY, StudyMaker, dmf
+from conftest import TINY, StudyMaker, dmf, tiny
 
 
 @pytest.fixture
@@ -227,19 +231,65 @@ def test_verify_reads_given_splits_from_the_project_s_folder(
     assert dmf("verify", *named).stderr.count("splits/phantom/seed-0") == 4  # and their two runs
 
 
-@pytest.mark.parametrize("command", ["aggregate", "evaluate"])
+@pytest.mark.parametrize(
+    "named", [("aggregate", "--partial"), ("figures",), ("report",), ("evaluate", "--dataset", "x")]
+)
 def test_runs_of_other_settings_are_not_reported_as_the_study_s(
-    trained: Study, tmp_path: Path, command: str
+    trained: Study, tmp_path: Path, named: tuple[str, ...]
 ) -> None:
     """They lie there until the changed study trains them again."""
-    named = ("aggregate", "--partial") if command == "aggregate" else ("evaluate", "--dataset", "x")
     changed = {**TINY, "training": {**TINY["training"], "epochs": 9}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
     refused = dmf(*named)
     assert refused.returncode == 1
-    assert "trained with other settings than the study has now (1)" in refused.stderr
-    assert "models/phantom/fixed/seed-00" in refused.stderr
+    assert f"{tmp_path} holds results of other settings than the study's" in refused.stderr
+    assert "models/phantom/fixed/seed-00: of other parameters" in refused.stderr
     assert not Path("reports").exists()
+    changed = {**TINY, "data": {**TINY["data"], "filter": {"apply": False}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+    assert "data/filtered/phantom.json: made with other settings" in dmf(*named).stderr
+
+
+def test_what_snakemake_takes_for_up_to_date_is_compared_with_the_study(
+    trained: Study, tmp_path: Path
+) -> None:
+    def lines(**sections: Any) -> list[str]:
+        return unnoticed(Study.from_mapping({**TINY, **sections}), tmp_path)
+
+    assert lines() == []
+    longer = {"training": {**TINY["training"], "epochs": 9}}
+    other = "models/phantom/fixed/seed-00: of other parameters"
+    assert lines(**longer) == [other]
+    Path("data/filtered/phantom.json").rename("elsewhere.json")  # what it was trained on is away
+    assert lines(**longer) == [other]
+    Path("elsewhere.json").rename("data/filtered/phantom.json")
+    more = {"datasets": {"phantom": {**TINY["datasets"]["phantom"], "images": 30}}}
+    assert lines(**more) == ["data/raw/phantom/manifest.json: made with other settings"]
+    name = base64.urlsafe_b64encode(b"models/phantom/fixed/seed-00/metrics.json").decode()
+    mark = Path(".snakemake/incomplete", name)  # it will be made again
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    assert lines(**longer) == []
+
+
+def test_the_settings_of_a_folder_of_one_s_own_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for where it lies: a description does not say it."""
+    monkeypatch.chdir(tmp_path)
+
+    def study(**settings: Any) -> Study:
+        mine = {"mine": {"kind": "folder", "archive": "here", **settings}}
+        return Study.from_mapping({**tiny(study={"datasets": ["mine"]}), "datasets": mine})
+
+    parameters = study().download_parameters("mine")
+    made = parameters.model_dump(mode="json", exclude={"source": {"archive"}})
+    Path("data/raw/mine").mkdir(parents=True)
+    Path("data/raw/mine/manifest.json").write_text(json.dumps({"parameters": made}))
+    assert unnoticed(study(archive="there"), tmp_path) == []
+    for change in ({"mask_threshold": 50}, {"kind": "busi"}):
+        (line,) = unnoticed(study(**change), tmp_path)
+        assert line == "data/raw/mine/manifest.json: made with other settings"
 
 
 def test_verify_names_the_command_that_makes_it_again(trained: Study, tmp_path: Path) -> None:

@@ -126,7 +126,6 @@ REFUSED = {
         ["datasets.busi.arhive", "Did you mean 'archive'?"],
     ),
     "unknown placeholder": ("report: {extra_studies: 'a/{b}'}", ["report.extra_studies", "a/{b}"]),
-    "no seed to draw": ("report: {qualitative_seed: 10}", ["qualitative_seed = 10", "0 to 9"]),
     "nothing to score": (
         "study: {datasets: [busi], evaluate_on: [busi]}",
         ["study.evaluate_on", "'busi'", "Name another set"],

@@ -6,8 +6,9 @@ directory. People leave that out: the parameters then come from ``params.yaml`` 
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 try:
     import typer
@@ -40,9 +41,9 @@ from dmf.errors import DmfError
 from dmf.markup import printable
 from dmf.settings import Execution, Split
 from dmf.study import (
-    AggregateParameters,
     DownloadParameters,
     FilterParameters,
+    Grid,
     ReportParameters,
     RunParameters,
     Study,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 
 TRACEBACK = "DMF_TRACEBACK"
+T = TypeVar("T")
 
 
 def _version(wanted: bool) -> None:
@@ -240,11 +242,10 @@ def aggregate(
 ) -> None:
     """Collect every run's metrics into reports/results.csv."""
     from dmf.analysis import results
-    from dmf.training.run_record import refuse_other_settings
 
-    study = _aggregate_parameters(parameters, params, overlay)
-    refuse_other_settings(study)
-    results.write(results.collect(study.grid, partial=partial), study.grid, layout.REPORTS)
+    take = _of_its_results(params, _grid)
+    grid = parameters_of(Grid, parameters, params, overlay, take)
+    results.write(results.collect(grid, partial=partial), grid, layout.REPORTS)
 
 
 @app.command()
@@ -253,7 +254,8 @@ def figures(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Over
     from dmf.analysis import results
     from dmf.analysis.figures import catalogue
 
-    given = _report_parameters(parameters, params, overlay)
+    take = _of_its_results(params, Study.report_parameters)
+    given = parameters_of(ReportParameters, parameters, params, overlay, take)
     catalogue.write_all(results.read(layout.RESULTS), given, layout.FIGURES)
 
 
@@ -264,7 +266,8 @@ def report(parameters: Json = None, params: Params = ROOT_PARAMS, overlay: Overl
     from dmf.analysis.page import page
     from dmf.tracking import stores
 
-    given = _report_parameters(parameters, params, overlay)
+    take = _of_its_results(params, Study.report_parameters)
+    given = parameters_of(ReportParameters, parameters, params, overlay, take)
     frame = results.read(layout.RESULTS)
     tables.write_all(frame, given, layout.TABLES)
     server = stores.public(os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -331,7 +334,7 @@ def track(
     """Bring the run folders into MLflow (MLFLOW_TRACKING_URI, or mlflow/mlflow.db)."""
     from dmf import tracking
 
-    given = _report_parameters(parameters, params, overlay)
+    given = parameters_of(ReportParameters, parameters, params, overlay, Study.report_parameters)
     summary = tracking.track(given, follow=follow, strict=strict, log=_say)
     typer.echo(summary.message, err=bool(summary.failed))
 
@@ -402,13 +405,12 @@ def evaluate(
 ) -> None:
     """Score trained runs on another set: a table, and CSVs in reports/evaluations/."""
     from dmf.training import evaluate as evaluation
-    from dmf.training.run_record import refuse_other_settings
 
     files = [model_at(path, params, overlay).resolve() for path in model or ()]
-    study = _aggregate_parameters(parameters, params, overlay)
+    take = _grid if model else _of_its_results(params, _grid)
+    grid = parameters_of(Grid, parameters, params, overlay, take)
     if model is None:
-        refuse_other_settings(study)
-        files, diverged = evaluation.trained_elsewhere(study.grid, dataset)
+        files, diverged = evaluation.trained_elsewhere(grid, dataset)
         for folder in diverged:
             typer.echo(f"{folder} is left out: its training diverged", err=True)
     found = list(evaluation.evaluate(files, dataset, every_image=model is not None))
@@ -436,8 +438,8 @@ def verify(
         typer.echo(printable(line), err=True)
     if found:
         raise DmfError(
-            f"{len(found)} problems. Delete what is named (of damaged raw data all of "
-            f"data/raw/<set>): `{snakemake(params, overlay)}` then makes it again; it does not "
+            f"{len(found)} problems in {Path.cwd()}. Delete what is named (of damaged raw data all "
+            f"of data/raw/<set>): `{snakemake(params, overlay)}` then makes it again; it does not "
             "look into files by itself. Or fetch damaged ones with `dvc pull`."
         )
     typer.echo("data, splits and models match their hashes and the study's parameters")
@@ -456,18 +458,21 @@ def prune(
         typer.echo(f"{'deleted' if delete else 'not part of the study:'} {path}")
 
 
-def _aggregate_parameters(
-    text: str | None, params: Path, overlay: list[Path] | None
-) -> AggregateParameters:
-    return parameters_of(
-        AggregateParameters, text, params, overlay, lambda s: s.aggregate_parameters()
-    )
+def _grid(study: Study) -> Grid:
+    return study.grid
 
 
-def _report_parameters(
-    text: str | None, params: Path, overlay: list[Path] | None
-) -> ReportParameters:
-    return parameters_of(ReportParameters, text, params, overlay, lambda s: s.report_parameters())
+def _of_its_results(params: Path, take: Callable[[Study], T]) -> Callable[[Study], T]:
+    """Return ``take`` for a study whose results will be read: refused if of other settings."""
+    root = params.parent.resolve()
+
+    def checked(study: Study) -> T:
+        from dmf.stale import refuse_other_settings
+
+        refuse_other_settings(study, root)
+        return take(study)
+
+    return checked
 
 
 def _say(line: str) -> None:

@@ -25,7 +25,7 @@ from dmf.outcomes import EVALUATIONS
 from dmf.publication import ARCHIVE, FOLDER, STUDY, published, unpack
 from dmf.records import trained_on
 from dmf.study import REBUILT, Study
-from dmf.training.run_record import read_record, refuse_other_settings
+from dmf.training.run_record import read_record
 
 PICTURES = Path("docs/images/published")
 AUDIT = Path("docs/audit.md")  # of the paper's own tables, which no run changes
@@ -82,7 +82,6 @@ def aggregate(folder: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     unpack(folder / ARCHIVE, place)
     with chdir(place):
-        refuse_other_settings(study.aggregate_parameters())
         frame = results.collect(study.grid, partial=True)
         results.write(frame, study.grid, layout.REPORTS)
 

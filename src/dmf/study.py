@@ -136,13 +136,6 @@ class RunParameters(Settings):
     auxiliary: Auxiliary | None = None
 
 
-class AggregateParameters(Settings):
-    """What aggregation needs: the grid, and what the runs of a configuration are trained with."""
-
-    grid: Grid
-    runs: dict[str, RunParameters]
-
-
 class ReportParameters(Settings):
     """What aggregation, tables, figures and verdicts need."""
 
@@ -198,11 +191,6 @@ class Study(Settings):
                     f"datasets.{name}.kind = {source.kind!r} is neither phantom nor folder nor a "
                     f"set of the catalogue: {', '.join(entries())}"
                 )
-        if self.report.qualitative_seed not in self.seeds:
-            raise ValueError(
-                f"report.qualitative_seed = {self.report.qualitative_seed}, but the study has the "
-                f"seeds 0 to {self.seeds[-1]}"
-            )
         halvings = 2 ** len(self.model.filters)
         if self.data.image_size % halvings:
             raise ValueError(
@@ -276,11 +264,6 @@ class Study(Settings):
     def filter_parameters(self) -> FilterParameters:
         """Return what the filter step needs."""
         return FilterParameters(image_size=self.data.image_size, filter=self.data.filter)
-
-    def aggregate_parameters(self) -> AggregateParameters:
-        """Return what the aggregation needs."""
-        runs = {name: self.run_parameters(name) for name in self.grid.configurations}
-        return AggregateParameters(grid=self.grid, runs=runs)
 
     def run_parameters(self, name: str) -> RunParameters:
         """Return what shapes a training of configuration ``name``; raises DmfError if unknown."""

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from dmf import layout
-from dmf.data import raw, splits
+from dmf.data import raw
 from dmf.data.arrays import read_arrays
-from dmf.data.tables import read_table
 from dmf.errors import DmfError
 from dmf.files import read_json, writing
-from dmf.settings import Settings, Split
-from dmf.study import DownloadParameters, FilterParameters, Study
-from dmf.training.run_record import Run, complete_record, misfits, read_record, runs
+from dmf.settings import Split
+from dmf.stale import ANOTHER_SPLIT, is_the_split
+from dmf.study import Study
+from dmf.training.run_record import Run, complete_record, misfits, runs
 
 SECONDS_TO_WRITE = 3600
 
@@ -37,54 +36,6 @@ def problems(study: Study, datasets: Sequence[str], root: Path) -> list[str]:
             if run.cell.dataset == dataset:
                 found += _run_problems(run)
     return found
-
-
-def made_otherwise(study: Study, root: Path) -> list[str]:
-    """Return a line for each result that says it was made with other settings than the study's.
-
-    Those of which Snakemake has a record are left out: it knows how they were made, and takes all
-    others for up to date. What is damaged or does not say its settings is not named.
-    """
-    found: list[str] = []
-    recorded = set(_recorded())
-    split = study.split.seen_from(root)
-    for dataset in study.grid.datasets:
-        wanted = study.download_parameters(dataset)
-        made: list[tuple[Path, type[Settings], Settings]] = [
-            (layout.description(dataset), DownloadParameters, wanted),
-            (layout.arrays(dataset), FilterParameters, study.filter_parameters()),
-        ]
-        for path, model, parameters in made:
-            if str(path) not in recorded and _differ(path, model, parameters):
-                found.append(f"{path}: made with other settings than the study's")
-        seeds = [s for s in study.seeds if str(layout.split(dataset, s)) not in recorded]
-        there = [seed for seed in seeds if layout.split(dataset, seed).exists()]
-        found += _split_problems(dataset, there, split)
-    for run in runs(study):
-        if str(run.cell.metrics) in recorded or not run.cell.metrics.exists():
-            continue
-        with suppress(DmfError):
-            record = read_record(run.cell.folder)
-            if record is not None and (differs := misfits(run, record)):
-                found.append(f"{run.cell.folder}: the result of other {' and '.join(differs)}")
-    return found
-
-
-def _recorded(folder: Path = Path(".snakemake/metadata")) -> Iterator[str]:
-    """Yield the files that Snakemake has a record of: it names each record by its file's path."""
-    for path in folder.glob("*"):
-        with suppress(ValueError):
-            yield urlsafe_b64decode(path.name).decode()
-
-
-def _differ(path: Path, model: type[Settings], wanted: Settings) -> bool:
-    """Return whether a description names other settings; where an archive lay is none of them."""
-    apart = {"source": {"archive"}}
-    try:
-        found = model.model_validate(read_json(path)["parameters"])
-    except (DmfError, KeyError, TypeError, ValueError):
-        return False
-    return found.model_dump(exclude=apart) != wanted.model_dump(exclude=apart)
 
 
 def strangers(study: Study, *, delete: bool) -> list[Path]:
@@ -147,22 +98,18 @@ def _array_problems(study: Study, dataset: str) -> Iterator[str]:
         yield f"{path}: made with other parameters than the study's: {made_with}"
 
 
-def _split_problems(dataset: str, seeds: Sequence[int], split: Split) -> Iterator[str]:
+def _split_problems(dataset: str, seeds: range, split: Split) -> Iterator[str]:
     """Yield the splits that are not those that the study makes; nothing without the raw data."""
     try:
         manifest = raw.read_manifest(dataset)
     except DmfError:  # absent, or told as damaged already
         return
     for seed in seeds:
-        path = layout.split(dataset, seed)
         try:
-            rows = sorted((row["id"], row["subset"]) for row in read_table(path, ("id", "subset")))
-            made = splits.subsets_of(dataset, manifest, seed, split)
+            if not is_the_split(dataset, manifest, seed, split):
+                yield f"{layout.split(dataset, seed)}: {ANOTHER_SPLIT}"
         except DmfError as error:
             yield str(error)
-            continue
-        if rows != sorted(made.to_dict().items()):
-            yield f"{path}: not the split of these images that the study makes"
 
 
 def _run_problems(run: Run) -> Iterator[str]:

@@ -309,17 +309,34 @@ def test_data_that_came_without_snakemake_s_record_are_compared_with_the_study(
 ) -> None:
     """Copied to another machine, they look up to date, whatever the settings are there."""
     fresh.snakemake("--", "filter_phantom", "split_phantom")
+    shutil.copytree(fresh.folder / "data", fresh.folder / "before")
     shutil.rmtree(fresh.folder / ".snakemake")
     assert NOTHING in fresh.snakemake("-n", "--", "filter_phantom").stdout
     fresh.change("data", image_size=16)
-    fresh.change("split", kind="grouped")
-    refused = fresh.snakemake("-n", "--", "filter_phantom", check=False)
-    assert refused.returncode != 0
-    assert "data/filtered/phantom.json: made with other settings" in refused.stdout
-    assert "data/raw" not in refused.stdout.partition("Delete")[0]
-    shutil.rmtree(fresh.folder / "data/filtered")
-    shutil.rmtree(fresh.folder / "data/splits")
-    fresh.snakemake("--", "filter_phantom")
+    fresh.change("split", train=0.6, validation=0.2, test=0.2)
+
+    def refused(*options: str) -> str:
+        done = fresh.snakemake(*options, "--", "filter_phantom", "split_phantom", check=False)
+        assert done.returncode != 0
+        assert f"{fresh.folder} holds results of other settings" in done.stdout
+        return done.stdout.partition("Delete")[0]
+
+    for options in (("-n",), ("--touch", "--forceall")):
+        named = refused(*options)
+        assert "data/filtered/phantom.json: made with other settings" in named
+        assert "data/splits/phantom/seed-00.csv: not the split" in named
+        assert "data/raw" not in named
+    fresh.snakemake("--forcerun", "filter", "split", "--", "filter_phantom", "split_phantom")
+    # What was there before takes the place of what Snakemake made, its dates with it.
+    for folder in ("filtered", "splits"):
+        shutil.copytree(
+            fresh.folder / "before" / folder, fresh.folder / "data" / folder, dirs_exist_ok=True
+        )
+    assert "data/filtered/phantom.json: made with other settings" in refused("-n")
+    # Settings that are not those of its record either: it will make them again by itself.
+    fresh.change("data", image_size=24)
+    fresh.change("split", train=0.5, validation=0.25, test=0.25)
+    assert "reason: Params have changed" in fresh.snakemake("-n", "--", "filter_phantom").stdout
 
 
 def test_a_moved_project_makes_nothing_again(fresh: Project, tmp_path: Path) -> None:

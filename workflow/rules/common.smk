@@ -72,52 +72,42 @@ localrules:
     track,
 
 
-# Without its metadata Snakemake cannot see that a parameter changed, and would take results that lie
-# there for up to date, whatever they were made with.
-CHECKED = {
-    "--touch",
-    "-t",
-    "--forcerun",
-    "-R",
-    "--forceall",
-    "-F",
-    "--unlock",
-    "--lint",
+# Snakemake takes results for up to date, whatever they were made with, if it has no record of how,
+# or if others were put in the place of those that it made.
+options = {argument.partition("=")[0] for argument in sys.argv}
+makes_something = workflow.is_main_process and not options & {
+    *("--unlock", "--lint", "--summary", "-S", "--detailed-summary", "-D"),
+    *("--list", "-l", "--list-rules", "--delete-all-output", "--cleanup-metadata"),
 }
-if workflow.is_main_process and not CHECKED & set(sys.argv):
-    from dmf.verify import made_otherwise
+forced = options & {"--forcerun", "-R", "--force", "-f"}
+all_forced = options & {"--forceall", "-F"}
+touched = options & {"--touch", "-t"}
+if makes_something and (touched or not all_forced):
+    from dmf.stale import listed, unnoticed
 
-    command = " ".join(
-        [
-            "snakemake --cores all",
-            *(["--configfile"] if workflow.overwrite_configfiles else []),
-            *(shlex.quote(str(path)) for path in workflow.overwrite_configfiles),
-        ]
-    )
-    if not Path(".snakemake/metadata").is_dir() and any(
-        layout.MODELS.glob("*/*/seed-*/run.json")
+    if lines := unnoticed(
+        study, Path(workflow.basedir), touched=bool(touched), raw_only=bool(forced)
     ):
-        adopt = (
-            "make adopt"
-            if study.grid.workdir == "."
-            else f"{command} --touch --forceall"
+        raise WorkflowError(
+            f"{Path.cwd()} holds results of other settings, which would be taken for this study's:\n"
+            f"{listed(lines)}\nDelete them there (of raw data all of data/raw/<set>), then run the "
+            "same command again."
         )
+    recorded = touched or forced or Path(".snakemake/metadata").is_dir()
+    if not recorded and any(layout.MODELS.glob("*/*/seed-*/run.json")):
+        files = " ".join(shlex.quote(str(f)) for f in workflow.overwrite_configfiles)
+        command = "snakemake --cores all" + (f" --configfile {files}" if files else "")
         raise WorkflowError(
             "Results are here, but Snakemake's record of how they were made is not "
-            f"(.snakemake/metadata). After a clone or copy, run `{adopt}`. Otherwise: "
+            "(.snakemake/metadata). After a clone or copy, run "
+            f"`{f'{command} --touch --forceall' if files else 'make adopt'}`. Otherwise: "
             f"{command} --forcerun filter split train (finished runs are kept)."
-        )
-    if problems := made_otherwise(study, Path(workflow.basedir)):
-        raise WorkflowError(
-            "Results are here that Snakemake did not make and would take for up to date:\n"
-            + "\n".join(f"  {line}" for line in problems)
-            + f"\nDelete them (of raw data all of data/raw/<set>); then run {command} again."
         )
 
 
 # Snakemake does not know where the user's own archives are; data/raw would silently stay as it was.
 # No more than a warning: what is in data/raw can be used, whatever became of the archive.
-if workflow.is_main_process and not CHECKED & set(sys.argv):
+if makes_something and not (forced or all_forced or touched):
     from dmf.data.download import changed_since
 
     for dataset in dict.fromkeys([*DATASETS, *EVALUATED_ON]):

@@ -48,17 +48,16 @@ rule filter:
         " >> {log} 2> >(tee -a {log} >&2)"
 
 
-# A split of one's own is a file of the project's, wherever the study works.
-given_split = study.split.seen_from(Path(workflow.basedir))
+def own_split(dataset, seed):
+    """Return the file of a split of one's own: the project's, wherever project and study lie."""
+    file = study.split.seen_from(Path(workflow.basedir)).path(dataset, seed)
+    return os.path.relpath(os.path.realpath(file)) if file else []
 
 
 rule split:
     input:
         manifest="data/raw/{dataset}/manifest.csv",
-        given=lambda wildcards: given_split.path(
-            wildcards.dataset, int(wildcards.seed)
-        )
-        or [],
+        given=lambda wildcards: own_split(wildcards.dataset, int(wildcards.seed)),
     output:
         split="data/splits/{dataset}/seed-{seed}.csv",
     log:

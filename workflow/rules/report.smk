@@ -21,8 +21,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=240,
     params:
-        # A function: text would be searched for wildcards.
-        parameters=lambda wildcards: study.aggregate_parameters().model_dump_json(),
+        parameters=study.grid.model_dump_json(),
         code=code_hash("evaluate"),
     shell:
         ": > {log}; dmf evaluate --dataset {wildcards.dataset} --parameters {params.parameters:q}"
@@ -44,8 +43,7 @@ rule aggregate:
         mem_mb=1000,
         runtime=30,
     params:
-        # A function: text would be searched for wildcards.
-        parameters=lambda wildcards: study.aggregate_parameters().model_dump_json(),
+        parameters=study.grid.model_dump_json(),
         code=code_hash("aggregate"),
     shell:
         ": > {log}; dmf aggregate --parameters {params.parameters:q} >> {log} 2> >(tee -a {log} >&2)"

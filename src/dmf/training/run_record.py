@@ -14,10 +14,9 @@ from dmf.files import read_json, sha256_file, sha256_json
 from dmf.layout import BEST_MODEL, COUNTS, HISTORY, LAST_MODEL, RECORD, Cell, cells
 from dmf.provenance import code_hash, code_version, versions
 from dmf.records import RunRecord
-from dmf.study import AggregateParameters, RunParameters, Study
+from dmf.study import RunParameters, Study
 
 MODELS = (LAST_MODEL, BEST_MODEL)
-SHOWN = 20  # runs that one message lists
 
 
 @dataclass(frozen=True)
@@ -134,26 +133,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def refuse_other_settings(study: AggregateParameters) -> None:
-    """Raise DmfError naming the finished runs that were trained with other settings than these.
-
-    Such a run lies there while a changed study is trained again, until its turn comes.
-    """
-    others = [
-        cell.folder
-        for cell in cells(study.grid)
-        if cell.metrics.exists()
-        and (record := read_record(cell.folder)) is not None
-        and _recorded_parameters(record) != key_parameters(study.runs[cell.configuration])
-    ]
-    if others:
-        more = f"\n  and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        raise DmfError(
-            f"runs trained with other settings than the study has now ({len(others)}):\n"
-            + "\n".join(f"  {folder}" for folder in others[:SHOWN])
-            + f"{more}\nThe study's `snakemake` command trains them again. To report what is there "
-            "without them, delete their folders first."
-        )
+def same_parameters(run: Run, record: dict[str, Any]) -> bool:
+    """Return whether a record has the parameters of ``run``, as a run key holds them."""
+    try:
+        recorded = RunParameters.model_validate(record.get("parameters"))
+    except ValueError:
+        return False
+    return key_parameters(recorded) == key_parameters(run.parameters)
 
 
 def misfits(run: Run, record: dict[str, Any]) -> list[str]:
@@ -164,18 +150,10 @@ def misfits(run: Run, record: dict[str, Any]) -> list[str]:
     if record["key"] == run.key():
         return []
     found = []
-    if _recorded_parameters(record) != key_parameters(run.parameters):
+    if not same_parameters(run, record):
         found.append("parameters")
     hashes = record.get("hashes")
     recorded = hashes if isinstance(hashes, dict) else {}
     names = {"arrays": "data", "split": "split", "code": "code"}
     found += [names[n] for n, value in run.hashes().items() if recorded.get(n) != value]
     return found or ["key"]
-
-
-def _recorded_parameters(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a record as a run key holds them; empty if they are none."""
-    try:
-        return key_parameters(RunParameters.model_validate(record.get("parameters")))
-    except ValueError:
-        return {}
