@@ -139,6 +139,12 @@ def all_splits(dataset):
     return [str(layout.split(dataset, seed)) for seed in study.seeds]
 
 
+def own_split(dataset, seed):
+    """Return the file of a split of one's own: the project's, wherever project and study lie."""
+    file = study.split.seen_from(Path(workflow.basedir)).path(dataset, seed)
+    return os.path.relpath(os.path.realpath(file)) if file else []
+
+
 def figure_output(name):
     """Return an output that `snakemake --report` shows, by data set."""
     if not name.endswith(".png"):

@@ -48,12 +48,6 @@ rule filter:
         " >> {log} 2> >(tee -a {log} >&2)"
 
 
-def own_split(dataset, seed):
-    """Return the file of a split of one's own: the project's, wherever project and study lie."""
-    file = study.split.seen_from(Path(workflow.basedir)).path(dataset, seed)
-    return os.path.relpath(os.path.realpath(file)) if file else []
-
-
 rule split:
     input:
         manifest="data/raw/{dataset}/manifest.csv",
