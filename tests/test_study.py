@@ -236,6 +236,8 @@ def test_a_file_that_cannot_name_a_study_is_refused(name: str, words: str, tmp_p
     overlay.write_text("data: {image_size: 64}")
     with pytest.raises(DmfError, match=rf"{name}\.yaml[\s\S]*{words}"):
         Study.load(REPOSITORY / "params.yaml", overlay)
+    overlay.write_text("study: {name: mine, workdir: build/mine}")  # its own words count
+    assert Study.load(REPOSITORY / "params.yaml", overlay).grid.name == "mine"
 
 
 def test_a_setting_that_contradicts_the_preset_is_refused(tmp_path: Path) -> None:

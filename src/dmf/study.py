@@ -324,17 +324,18 @@ def _named(
 
     Raises DmfError if the name of an overlay's file cannot name a study.
     """
-    for path in overlays:
-        if not re.fullmatch(NAME, path.stem):
-            raise DmfError(
-                f"{path}: an overlay's file names its study, and {path.stem!r} is no name. Use "
-                "small letters, digits and _, a letter first."
-            )
     own = [typed, *(read_settings(path) for path in overlays)]
 
     def of_base(key: str) -> str | None:
         return None if any(_of_study(each, key) for each in own) else _of_study(values, key)
 
+    named = all(any(_of_study(each, key) for each in own) for key in ("name", "workdir"))
+    for path in overlays:
+        if not named and not re.fullmatch(NAME, path.stem):
+            raise DmfError(
+                f"{path}: an overlay's file names its study, and {path.stem!r} is no name. Use "
+                "small letters, digits and _, a letter first."
+            )
     first, place = of_base("name"), of_base("workdir")
     if not overlays:
         study = {"name": "paper", "workdir": "."}

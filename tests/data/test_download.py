@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -437,6 +438,20 @@ def test_a_later_difference_is_an_error_that_says_so(
         assert sha256_file(busc_zip) in message
         CHECKSUMS.write_text("{}")  # the remedy that the message names
         assert get("busc")["images"] == 14
+
+
+def test_every_study_of_a_project_uses_what_one_has_fetched(
+    busc_zip: Path, places: Any, tmp_path: Path
+) -> None:
+    with serve(Site(busc_zip.read_bytes())) as site:
+        places(Web(address=site.address))
+        get("busc")
+    study = tmp_path / "build/mine"
+    study.mkdir(parents=True)
+    with chdir(study):  # and the server is gone
+        download.download("busc", parameters("refuse", kind="busc"), tmp_path, HASTY)
+        assert raw.read_description("busc")["checksum"] == "recorded"
+    assert [path.name for path in (study / "data").iterdir()] == ["raw"]
 
 
 def test_a_kept_archive_that_was_changed_is_noticed(busc_zip: Path, places: Any) -> None:

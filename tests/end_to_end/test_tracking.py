@@ -23,6 +23,7 @@ from dmf.files import write_json
 from dmf.layout import Cell
 from dmf.study import Study
 from dmf.tracking import Summary, stores, track
+from dmf.tracking.runs import Finished
 
 from synthetic import make_study, write_study
 from tracked import (
@@ -151,6 +152,11 @@ def test_runs_name_their_data_set_and_took_as_long_as_the_training(workdir: Path
             written = Cell(*run.place).record.stat().st_mtime  # type: ignore[arg-type]
             assert abs(end - 1000 * written) < 1
             assert abs(end - start - 6000) <= 1  # four epochs of 1.5 seconds each
+    # A copy's date is that of copying: the record says when the training ended.
+    cell = Cell("phantom", "fixed", 0)
+    record = json.loads(cell.record.read_text())
+    write_json(cell.record, {**record, "ended": 1e9})
+    assert Finished.read(cell).span() == (round(1e12) - 6000, round(1e12))
     parent = by_place["phantom", "fixed", None]
     mean, std = (100 * parent.metrics[f"test_dice_{what}"][0] for what in ("mean", "std"))
     assert parent.tags["dice"] == f"{mean:.2f} ± {std:.2f}"

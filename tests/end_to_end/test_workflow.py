@@ -338,8 +338,33 @@ def test_data_that_came_without_snakemake_s_record_are_compared_with_the_study(
     fresh.change("split", train=0.5, validation=0.25, test=0.25)
     assert "reason: Params have changed" in fresh.snakemake("-n", "--", "filter_phantom").stdout
 
+    # Nor does forcing what comes after it make raw data right.
+    fresh.change("datasets", phantom={"kind": "phantom", "images": 30, "size": 32})
+    assert "data/raw/phantom" in refused("--forcerun", "filter", "split")
+
+
+def test_the_log_of_a_job_keeps_what_it_said_in_order(fresh: Project, tmp_path: Path) -> None:
+    stub = tmp_path / "stub/dmf"
+    stub.parent.mkdir()
+    stub.write_text(
+        "#!/bin/sh\necho first >&2; sleep 0.3; echo second; sleep 0.3; echo third >&2\n"
+        "mkdir -p data/raw/phantom; cd data/raw/phantom; touch manifest.csv manifest.json\n"
+    )
+    stub.chmod(0o755)
+    path = os.pathsep.join([str(stub.parent), fresh.environment()["PATH"]])
+    for _ in range(2):  # a repeat begins anew
+        fresh.snakemake("--forcerun", "download", "--", "download_phantom", PATH=path)
+        log = (fresh.folder / "logs/download/phantom.log").read_text()
+        assert log.splitlines() == ["first", "second", "third"]
+
 
 def test_a_moved_project_makes_nothing_again(fresh: Project, tmp_path: Path) -> None:
+    """Not even a split of one's own."""
+    fresh.snakemake("--", "split_phantom")
+    made = fresh.folder / "data/splits/phantom"
+    for split in made.glob("seed-*.csv"):
+        shutil.copy(split, fresh.folder / f"own-{split.name}")
+    fresh.change("split", kind="given", file="own-seed-0{seed}.csv")
     fresh.snakemake("--", "filter_phantom", "split_phantom")
     moved = Project(tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved")))
     assert NOTHING in moved.snakemake("-n", "--", "filter_phantom", "split_phantom").stdout

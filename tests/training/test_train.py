@@ -94,6 +94,7 @@ def test_a_run_folder_is_complete(tiny_study: StudyMaker) -> None:
     )
     assert record["outcome"] == metrics
     assert record["key"] == run.key()
+    assert abs(record["ended"] - (run.cell.folder / "run.json").stat().st_mtime) < 60
     assert (metrics["status"], metrics["epochs"], metrics["synthetic"]) == ("complete", 3, True)
     history = (run.cell.folder / "history.csv").read_text().splitlines()
     assert len(history) == 4

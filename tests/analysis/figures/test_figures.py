@@ -201,6 +201,15 @@ def test_without_models_there_is_a_placeholder_that_says_so(tmp_path: Path) -> N
     assert (tmp_path / "figures/phantom-qualitative.png").stat().st_size > 0
 
 
+def test_examples_of_a_seed_that_the_study_has_not_are_left_out(tmp_path: Path) -> None:
+    made = synthetic.make_study(seeds=2, report={"qualitative_seed": 2})
+    empty = pd.DataFrame(columns=results.COLUMNS)
+    with pytest.raises(style.NothingToDraw, match=r"qualitative_seed = 2 is no seed"):
+        paper.draw_qualitative(
+            style.Material(empty, pd.DataFrame(), made.report_parameters(), "phantom")
+        )
+
+
 @pytest.mark.parametrize(
     ("draw", "prefix"),
     [(paper.draw_weights, "weight_"), (paper.draw_losses, "loss_")],

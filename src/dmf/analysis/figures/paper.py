@@ -66,8 +66,8 @@ def draw_qualitative(material: Material) -> Drawing:
     All models are of ``report.qualitative_seed`` and all samples are of that seed's test subset.
     Each auxiliary is represented by the weighting with the highest validation CB-Dice, at the
     epoch where it was reached. Samples are spread evenly over the sorted lesion sizes, so nobody
-    picked them. Raises NothingToDraw without arrays or models, or for
-    a seed that the study has not.
+    picked them. Raises NothingToDraw without arrays or models, or for a seed that the study
+    has not.
     """
     seed = material.parameters.report.qualitative_seed
     if seed >= material.parameters.grid.seeds:
